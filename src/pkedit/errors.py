@@ -1,0 +1,52 @@
+"""Errors a user can cause and mend. Each message says what happened and what to do next.
+
+The command line prints them as one line, without a traceback, and exits with code 2.
+"""
+
+
+class PkeditError(Exception):
+    """Base of every error whose cause lies with the input or the machine, not with pkedit."""
+
+
+class PromptFileError(PkeditError):
+    """A prompt file is missing, empty or malformed; the message names file and line."""
+
+
+class ModelLoadError(PkeditError):
+    """A model could not be found, read or understood."""
+
+
+class ChatTemplateError(PkeditError):
+    """The model has no chat template, so a prompt cannot be put the way it was trained on."""
+
+
+class RegionError(PkeditError):
+    """A region is empty, or names neurons that the model does not have."""
+
+
+class DeltaError(PkeditError):
+    """A delta does not fit the model it is applied to, or its file is damaged."""
+
+
+class TooFewPairsError(PkeditError):
+    """Locating or editing was asked for with fewer than two contrast pairs."""
+
+
+class NonFiniteLossError(PkeditError):
+    """A loss became NaN or Inf. The model was restored before this was raised."""
+
+    def __init__(self, step: int, term: str) -> None:
+        super().__init__(
+            f"the {term} loss became NaN or Inf at step {step}; the model is unchanged. "
+            "Try a lower learning rate (--learning-rate) or float32 (--dtype float32)."
+        )
+        self.step = step
+        self.term = term
+
+
+class OutOfMemoryError(PkeditError):
+    """Not enough memory, even with the smallest batch."""
+
+
+class RunFolderError(PkeditError):
+    """A run folder holds a run with other settings, or is not a run folder."""

@@ -1,0 +1,39 @@
+"""What a judge is: it reads a prompt and an answer and says what the answer was.
+
+Judges know nothing of models or metrics. A verdict that could not be given is `UNJUDGED`, never a default.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Judgement(StrEnum):
+    """The verdict on one answer."""
+
+    HARMFUL = "harmful"
+    REFUSED = "refused"
+    BENIGN = "benign"
+    INCOHERENT = "incoherent"
+    UNJUDGED = "unjudged"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judgement with the rule or reason that led to it, in a few words."""
+
+    judgement: Judgement
+    reason: str
+
+
+class Judge(Protocol):
+    """Anything that judges a batch of answers. `harmful_request` says whether the request itself is harmful:
+    complying with a harmless request is `BENIGN`, with a harmful one `HARMFUL`."""
+
+    name: str
+    version: str
+
+    def judge(
+        self, prompts: Sequence[str], answers: Sequence[str], *, harmful_request: bool
+    ) -> list[Verdict]: ...
