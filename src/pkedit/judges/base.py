@@ -34,6 +34,4 @@ class Judge(Protocol):
     name: str
     version: str
 
-    def judge(
-        self, prompts: Sequence[str], answers: Sequence[str], *, harmful_request: bool
-    ) -> list[Verdict]: ...
+    def judge(self, prompts: Sequence[str], answers: Sequence[str], *, harmful_request: bool) -> list[Verdict]: ...

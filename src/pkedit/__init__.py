@@ -1,0 +1,1 @@
+"""Precision Knowledge Editing for open-weight chat models."""

@@ -1,0 +1,1 @@
+"""Editing: the loss, the trained δ, and an edit as a value."""

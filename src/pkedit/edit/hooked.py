@@ -1,0 +1,94 @@
+"""A trainable δ on a region, acting through hooks while the base weights stay untouched.
+
+h_l += a_l[S] δᵀ on write vectors and gate_l[S] += x δ_rᵀ on read vectors. δ is stored relative to the size of the
+vector it changes, so that one learning rate suits every neuron and every model.
+"""
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pkedit.edit.delta import WRITE, Delta, LayerDelta, vectors
+from pkedit.locate.region import Region
+from pkedit.models.chat import ChatModel
+from pkedit.models.family import MlpSite
+from pkedit.models.hooks import added_outputs
+
+
+class HookedDelta:
+    """δ for every neuron of a region and every part (`write`, `read0`, `read1`) that is edited.
+
+    `free[layer, part]` is the trainable tensor [k, hidden]: δ divided by the vector's root mean square.
+    """
+
+    def __init__(self, chat: ChatModel, region: Region, parts: tuple[str, ...]) -> None:
+        self._chat = chat
+        self._neurons: dict[int, Tensor] = {}
+        self.free: dict[tuple[int, str], Tensor] = {}
+        self._scale: dict[tuple[int, str], Tensor] = {}
+        for layer, indices in region.by_layer().items():
+            site = chat.sites[layer]
+            device = site.write_vectors().device
+            self._neurons[layer] = torch.tensor(indices, device=device)
+            for part in parts:
+                original = vectors(site, part).detach()[self._neurons[layer]].float()
+                size = original.square().mean(1, keepdim=True).sqrt()
+                self._scale[layer, part] = torch.where(size > 0, size, size.mean().clamp_min(1e-6))
+                self.free[layer, part] = torch.zeros_like(original, requires_grad=True)
+
+    @property
+    def lowest_layer(self) -> int:
+        """The first layer whose output the edit changes."""
+        return min(self._neurons)
+
+    def norm_penalty(self) -> Tensor:
+        """Mean over edited vectors of (‖δ_i‖ / ‖W_i‖)²."""
+        return torch.cat([free.square().mean(1) for free in self.free.values()]).mean()
+
+    @torch.no_grad()
+    def limit(self, ratio: float) -> None:
+        """Shortens every δ_i to ‖δ_i‖ ≤ ratio · ‖W_i‖."""
+        for free in self.free.values():
+            size = free.square().mean(1, keepdim=True).sqrt()
+            free.mul_((ratio / size.clamp_min(1e-12)).clamp_max(1.0))
+
+    @contextmanager
+    def active(self) -> Generator[None]:
+        """The edit acts on every forward pass made inside."""
+        with ExitStack() as stack:
+            for (layer, part), free in self.free.items():
+                site = self._chat.sites[layer]
+                stack.enter_context(self._acting(site, part, free * self._scale[layer, part]))
+            yield
+
+    @contextmanager
+    def _acting(self, site: MlpSite, part: str, change: Tensor) -> Generator[None]:
+        neurons = self._neurons[site.layer]
+
+        def add_write(_: int, activation: Tensor, output: Tensor) -> Tensor:
+            return output + activation[..., neurons] @ change.to(activation.dtype)
+
+        def add_read(_: int, entering: Tensor, output: Tensor) -> Tensor:
+            more = entering @ change.T.to(entering.dtype)
+            return output.index_add(-1, neurons, more.to(output.dtype))
+
+        module: nn.Module = site.write if part == WRITE else site.reads[int(part.removeprefix("read"))]
+        with added_outputs([module], add_write if part == WRITE else add_read):
+            yield
+
+    def freeze(self) -> Delta:
+        """The present δ as a value, with the originals that it would replace."""
+        layers = []
+        for layer, neurons in self._neurons.items():
+            parts = [part for at, part in self.free if at == layer]
+            layers.append(
+                LayerDelta(
+                    layer,
+                    neurons.cpu(),
+                    {part: (self.free[layer, part] * self._scale[layer, part]).detach().cpu() for part in parts},
+                    {part: vectors(self._chat.sites[layer], part).detach()[neurons].cpu().clone() for part in parts},
+                )
+            )
+        return Delta(tuple(layers), self._chat.name)

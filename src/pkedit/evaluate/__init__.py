@@ -1,0 +1,1 @@
+"""Measurement: attacks, metrics, statistics."""

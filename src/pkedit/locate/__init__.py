@@ -1,0 +1,1 @@
+"""Locating: one file per signal, a region that combines them, and the causal check."""

@@ -1,0 +1,78 @@
+"""Neuron weight tracking (PKE, section 3): which write vectors a step towards unsafe answers would move most.
+
+For T = 1 the change is −η·∂L/∂W, read off the trace without a second copy of the weights. For T > 1 the
+steps are really taken, layer norms of the change measured, and the weights restored bit for bit.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pkedit.locate.trace import Trace
+from pkedit.models.chat import ChatModel
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """`neuron[l]`: ‖ΔW[:, i]‖ / ‖W[:, i]‖ of layer l, [I]. `layer[l]`: ‖ΔW‖_F, the paper's quantity.
+
+    Both are per unit of learning rate for T = 1.
+    """
+
+    neuron: tuple[Tensor, ...]
+    layer: tuple[float, ...]
+
+
+def weight_change(chat: ChatModel, margin: Trace) -> WeightChange:
+    """The change after one probe step (T = 1), from the sketched gradient in the trace of the pairs."""
+    pairs = len(margin.log_likelihood) / 2
+    neuron, layer = [], []
+    for site, seen in zip(chat.sites, margin.layers, strict=True):
+        change = seen.sketch.norm(dim=0) / pairs
+        neuron.append(change / _lengths(site.write_vectors()))
+        layer.append(float(change.norm()))
+    return WeightChange(tuple(neuron), tuple(layer))
+
+
+def weight_change_after_steps(
+    chat: ChatModel, gradient_step: Callable[[], Tensor], *, steps: int, learning_rate: float
+) -> WeightChange:
+    """The change after T = `steps` of plain gradient descent on the write weights; they are restored.
+
+    `gradient_step` returns the probe loss log p(y⁻|x) − log p(y⁺|x), with a graph.
+    """
+    weights = [site.write.weight for site in chat.sites]
+    before = [weight.detach().clone() for weight in weights]  # type: ignore[operator, union-attr]
+    with chat.frozen():
+        for weight in weights:
+            weight.requires_grad_(True)  # type: ignore[operator, union-attr]
+        try:
+            for _ in range(steps):
+                gradients = torch.autograd.grad(gradient_step(), weights)  # type: ignore[arg-type]
+                with torch.no_grad():
+                    for weight, gradient in zip(weights, gradients, strict=True):
+                        weight.sub_(gradient, alpha=learning_rate)  # type: ignore[operator, union-attr]
+            return compare_weights(chat, before)
+        finally:
+            with torch.no_grad():
+                for weight, kept in zip(weights, before, strict=True):
+                    weight.copy_(kept)  # type: ignore[operator, union-attr]
+
+
+def compare_weights(chat: ChatModel, before: Sequence[Tensor]) -> WeightChange:
+    """The change from `before` (each layer's write weight as stored) to the model's weights now."""
+    neuron, layer = [], []
+    for site, old in zip(chat.sites, before, strict=True):
+        kept = old if site.transposed else old.T
+        change = (site.write_vectors().detach() - kept).float().norm(dim=1)
+        neuron.append(change / _lengths(kept))
+        layer.append(float(change.norm()))
+    return WeightChange(tuple(neuron), tuple(layer))
+
+
+def _lengths(write_vectors: Tensor) -> Tensor:
+    """Lengths of the write vectors; a zero vector counts as the layer's mean length."""
+    lengths = write_vectors.detach().float().norm(dim=1)
+    return torch.where(lengths > 0, lengths, lengths.mean())

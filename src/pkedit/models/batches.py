@@ -1,0 +1,107 @@
+"""Prompts with answers as right-padded token batches, with logits computed at answer tokens only.
+
+Under causal attention no token sees the padding to its right, so a batch needs no attention mask and gives
+each sequence what it would get alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pkedit.models.chat import ChatModel
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One prompt and one answer as token ids."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerBatch:
+    """Right-padded dialogues. The flat tensors have one entry per answer token, dialogue after dialogue.
+
+    `row` and `column` say where the hidden state that predicts the token stands, `target` is the token,
+    `place` its number in the answer (from 0), `weight` its share in the dialogue's mean (they sum to 1).
+    """
+
+    ids: Tensor
+    row: Tensor
+    column: Tensor
+    target: Tensor
+    place: Tensor
+    weight: Tensor
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def at_answers(self, hidden: Tensor) -> Tensor:
+        """Selects [answer tokens, width] from [dialogues, tokens, width]."""
+        return hidden[self.row, self.column]
+
+    def per_dialogue(self, values: Tensor) -> Tensor:
+        """The weighted mean of one value per answer token, for each dialogue: [dialogues]."""
+        return values.new_zeros(len(self)).index_add(0, self.row, values * self.weight)
+
+
+def dialogue(chat: ChatModel, prompt: str, answer: str, *, limit: int | None = None, ended: bool = True) -> Dialogue:
+    """Tokenises a prompt (in the chat template) and an answer cut to `limit` tokens."""
+    return Dialogue(tuple(chat.prompt_ids(prompt)), tuple(chat.answer_ids(answer, limit=limit, ended=ended)))
+
+
+def make_batch(
+    dialogues: Sequence[Dialogue], *, first_tokens: int, first_weight: float, device: torch.device
+) -> AnswerBatch:
+    """One batch. The first `first_tokens` answer tokens weigh `first_weight` times the others."""
+    width = max(map(len, dialogues))
+    ids = torch.zeros(len(dialogues), width, dtype=torch.long)
+    rows, columns, targets, places, weights = [], [], [], [], []
+    for row, item in enumerate(dialogues):
+        ids[row, : len(item)] = torch.tensor([*item.prompt, *item.answer])
+        raw = [first_weight if place < first_tokens else 1.0 for place in range(len(item.answer))]
+        for place, token in enumerate(item.answer):
+            rows.append(row)
+            columns.append(len(item.prompt) + place - 1)
+            targets.append(token)
+            places.append(place)
+            weights.append(raw[place] / sum(raw))
+    return AnswerBatch(
+        ids.to(device),
+        torch.tensor(rows, device=device),
+        torch.tensor(columns, device=device),
+        torch.tensor(targets, device=device),
+        torch.tensor(places, device=device),
+        torch.tensor(weights, device=device),
+    )
+
+
+def by_length(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
+    """Groups indices so that similar lengths share a batch of at most `tokens` padded tokens."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        # Ascending order: the newcomer is the longest, so it sets the padded width.
+        if groups and (len(groups[-1]) + 1) * lengths[index] <= tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def answer_logits(chat: ChatModel, batch: AnswerBatch) -> Tensor:
+    """Logits [answer tokens, vocabulary] in float32, by one pass through the whole model."""
+    hidden = chat.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return chat.head(batch.at_answers(hidden))
+
+
+def log_likelihoods(logits: Tensor, targets: Iterable[int] | Tensor) -> Tensor:
+    """log p of each target token: [tokens] from [tokens, vocabulary]."""
+    targets = torch.as_tensor(targets, device=logits.device)
+    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.logsumexp(-1)

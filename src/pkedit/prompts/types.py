@@ -1,0 +1,77 @@
+"""The nouns of the prompt side: a prompt, an attack template, a contrast pair."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a prompt asks for: harm, everyday help, or safe help that looks dangerous."""
+
+    HARMFUL = "harmful"
+    HARMLESS = "harmless"
+    BORDERLINE = "borderline"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One user message.
+
+    `question` is the bare request; `text` is what the model sees: the question itself, or the question
+    inside the attack template named by `attack`. `topic` and `better` fill the refusal phrasings.
+    """
+
+    id: str
+    question: str
+    text: str
+    kind: Kind
+    category: str = "other"
+    attack: str | None = None
+    topic: str = "that request"
+    better: str = "a safe alternative"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A jailbreak template. `text` holds `{question}` or one of its disguises (see `fill`)."""
+
+    id: str
+    family: str
+    text: str
+
+    def fill(self, question: str) -> str:
+        """The question inside this template, in the disguises that the template asks for."""
+        words = question.split()
+        middle = (len(words) + 1) // 2
+        disguises = {
+            "{question_spaced}": " ".join(question.replace(" ", "_")),
+            "{question_leet}": question.translate(str.maketrans("aeiostAEIOST", "431057431057")),
+            "{question_upper}": question.upper(),
+            "{question_first}": " ".join(words[:middle]),
+            "{question_second}": " ".join(words[middle:]),
+            "{question}": question,
+        }
+        filled = self.text
+        for placeholder, value in disguises.items():
+            filled = filled.replace(placeholder, value)
+        return filled
+
+    def apply(self, prompt: Prompt) -> Prompt:
+        """The same question, asked through this attack."""
+        return replace(prompt, id=f"{prompt.id}+{self.id}", text=self.fill(prompt.question), attack=self.id)
+
+
+@dataclass(frozen=True)
+class ContrastPair:
+    """A harmful prompt x with a safe answer y⁺ and an unsafe answer y⁻ (an opening, or the model's own words)."""
+
+    prompt: Prompt
+    safe: str
+    unsafe: str
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A safe prompt with an answer worth keeping, usually the original model's own."""
+
+    prompt: Prompt
+    answer: str
