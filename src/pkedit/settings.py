@@ -21,13 +21,18 @@ class LocateSettings(_Settings):
     )
     per_layer: int | None = Field(None, ge=1, description="most neurons in one layer")
     weight_tracking: float = Field(1.0, description="weight of the weight-change rank")
-    pathway: float = Field(1.0, description="weight of the rank of |contribution to the unsafe answer|")
+    pathway: float = Field(1.0, description="weight of the rank of the contribution to the unsafe answer")
     selectivity: float = Field(1.0, description="weight of the rank of harmful against harmless separation")
     utility: float = Field(-1.0, description="weight of the rank of contribution to good answers (negative: avoid)")
     pairs: int = Field(32, ge=2, description="contrast pairs traced; ranks were stable from about 24")
     demonstrations: int = Field(48, ge=2, description="harmless answers traced for means, selectivity, utility")
+    tokens: int = Field(16, ge=1, description="answer tokens traced; the decision is made in the first few")
+    first_tokens: int = Field(3, ge=0, description="the answer tokens in which the model decides to refuse")
+    first_weight: float = Field(8.0, ge=1, description="how much more those weigh")
+    tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one pass; bounds the memory")
+    precision: Literal["auto", "full", "bfloat16"] = Field("auto", description="as in editing")
     random_regions: int = Field(20, ge=1, description="random regions in the causal check")
-    causal_pairs: int = Field(12, ge=2, description="pairs in the causal check")
+    causal_pairs: int = Field(8, ge=1, description="pairs in the causal check, and as many harmless answers")
 
 
 class EditSettings(_Settings):
@@ -36,23 +41,64 @@ class EditSettings(_Settings):
     parts: tuple[str, ...] = Field(
         ("write", "read0"), description="write vectors and gate rows: with its gate a neuron learns when to fire"
     )
-    steps: int = Field(40, ge=1)
+    steps: int = Field(36, ge=1)
     pairs_per_step: int = Field(10, ge=1)
-    demonstrations_per_step: int = Field(20, ge=1)
+    demonstrations_per_step: int = Field(18, ge=1)
     learning_rate: float = Field(0.03, gt=0, description="relative to the root mean square of each edited vector")
+    relative_learning_rate: bool = Field(True, description="one rate then suits every neuron and every model")
+    warm_up_and_decay: bool = Field(True, description="three steps up, then linearly down to a tenth")
+    safe_weight: float = Field(1.0, ge=0, description="weight of the hinge on the safe answer")
     threshold: float = Field(0.25, ge=0, description="τ, nats per weighted token at which the hinge lets go")
     unsafe_weight: float = Field(0.3, ge=0, description="α")
     unsafe_bound: float = Field(0.05, gt=0, lt=1, description="unsafe tokens less likely than this are left alone")
     harmless_weight: float = Field(4.0, ge=0, description="β")
+    harmless_gradient: bool = Field(True, description="False only to reproduce DINM's released code")
     norm_weight: float = Field(0.01, ge=0, description="γ")
-    norm_limit: float = Field(2.0, gt=0, description="ρ: ‖δ_i‖ is at most ρ‖W_i‖")
+    norm_limit: float | None = Field(2.0, gt=0, description="ρ: ‖δ_i‖ is at most ρ‖W_i‖")
     first_tokens: int = Field(3, ge=0, description="the answer tokens in which the model decides to refuse")
     first_weight: float = Field(8.0, ge=1, description="how much more those weigh: a mean over the answer hides them")
     safe_tokens: int = Field(24, ge=1, description="tokens of the safe answer in the loss")
-    unsafe_tokens: int = Field(8, ge=1, description="tokens of the unsafe answer in the loss")
-    harmless_tokens: int = Field(16, ge=1, description="tokens of a harmless answer in the KL")
-    tokens_per_batch: int = Field(2048, ge=1, description="padded tokens in one forward pass")
+    unsafe_tokens: int = Field(1, ge=1, description="tokens of the unsafe answer in the loss; one needs no extra pass")
+    harmless_tokens: int = Field(12, ge=1, description="tokens of a harmless answer in the KL")
+    tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one forward pass")
     precision: Literal["auto", "full", "bfloat16"] = Field(
         "auto", description="arithmetic of the passes; auto takes bfloat16 where the processor has it: twice as fast"
     )
+    seed: int = 0
+
+
+ARMS = ("vanilla", "suffix", "dinm", "ft", "random", "pke")
+
+
+class EvaluateSettings(_Settings):
+    """How many prompts of each group are asked (fewer where there are fewer), and how."""
+
+    seen: int = Field(12, ge=0, description="prompts in `ds` and in `dg_only_q`")
+    cross: int = Field(18, ge=0, description="prompts in `dg_other_a` and in `dg_other_q`")
+    unseen: int = Field(72, ge=2, description="unseen questions, asked bare and in unseen attacks")
+    harmless: int = Field(96, ge=2)
+    borderline: int = Field(68, ge=2)
+    max_new_tokens: int = Field(32, ge=4, description="greedy answers are cut here; a refusal shows well before")
+    batch_size: int = Field(64, ge=1)
+
+
+class RunSettings(_Settings):
+    """Everything that decides the numbers of a run. A run folder belongs to exactly one of these."""
+
+    model: str = "smollm2"
+    device: str | None = None
+    dtype: str | None = None
+    chat_template: str | None = None
+    arms: tuple[Literal["vanilla", "suffix", "dinm", "ft", "random", "pke"], ...] = ("vanilla", "pke")
+    dinm_as_released: bool = Field(False, description="reproduce EasyEdit's DINM code, its mistakes included")
+    harmful: str | None = Field(None, description="JSONL file of harmful questions; built-in ones if absent")
+    harmless: str | None = None
+    borderline: str | None = None
+    attacks: str | None = None
+    pairs: int = Field(128, ge=2, description="contrast pairs, half of them attacked")
+    demonstrations: int = Field(160, ge=2, description="harmless answers to keep, a third of them borderline")
+    sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
+    locate: LocateSettings = LocateSettings()
+    edit: EditSettings = EditSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     seed: int = 0

@@ -193,7 +193,7 @@ class Delta:
 
 
 def _merge(first: LayerDelta, second: LayerDelta) -> LayerDelta:
-    neurons = torch.cat([first.neurons, second.neurons]).unique()
+    neurons = torch.unique(torch.cat([first.neurons, second.neurons]))
     change, original = {}, {}
     for part in {**first.change, **second.change}:
         sources = [layer for layer in (first, second) if part in layer.change]

@@ -1,4 +1,4 @@
-"""Trains δ on a region until the safe answers are likely and the harmless ones unchanged. The model is never touched."""
+"""Trains δ on a region until safe answers are likely and harmless ones unchanged. The model is never touched."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from pkedit.edit.delta import Delta
+from pkedit.edit.examples import Sampler, make_examples
 from pkedit.edit.hooked import HookedDelta
-from pkedit.edit.objective import divergence, hinge, unlikelihood
-from pkedit.edit.tokens import Example, PrefixCache, arithmetic
+from pkedit.edit.objective import hinge, unlikelihood
 from pkedit.errors import NonFiniteLossError, RegionError, TooFewPairsError
 from pkedit.locate.region import Region
-from pkedit.models.batches import AnswerBatch, by_length, dialogue, log_likelihoods
+from pkedit.models.batches import AnswerBatch, by_length, divergence, log_likelihoods
 from pkedit.models.chat import ChatModel
+from pkedit.models.precision import arithmetic
+from pkedit.models.prefix import PrefixCache
 from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import EditSettings
 
@@ -62,26 +64,29 @@ def edit(
         raise TooFewPairsError("an edit needs at least one contrast pair and one harmless answer to keep")
     if not region.neurons:
         raise RegionError("the region has no neurons; locate one first")
-    examples = _examples(chat, pairs, demonstrations, settings)
+    examples = make_examples(chat, pairs, demonstrations, settings)
     with chat.frozen(), arithmetic(chat, settings.precision):
-        hooked = HookedDelta(chat, region, settings.parts)
+        hooked = HookedDelta(chat, region, settings.parts, relative=settings.relative_learning_rate)
         cache = PrefixCache(
             chat,
-            examples,
+            [example.dialogue for example in examples],
             hooked.lowest_layer,
             first_tokens=settings.first_tokens,
             first_weight=settings.first_weight,
             tokens_per_batch=settings.tokens_per_batch,
+            keep_final=[index for index, example in enumerate(examples) if example.role == "harmless"],
         )
-        sampler = _Sampler(examples, settings)
+        sampler = Sampler(examples, settings)
         optimizer = torch.optim.Adam(hooked.free.values(), lr=settings.learning_rate, betas=(0.9, 0.98))
         history: list[StepLosses] = []
         for step in range(settings.steps):
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+            if settings.warm_up_and_decay:
+                optimizer.param_groups[0]["lr"] = settings.learning_rate * _schedule(step, settings.steps)
             optimizer.zero_grad()
             losses = _step(chat, hooked, cache, sampler, step, settings)
             optimizer.step()
-            hooked.limit(settings.norm_limit)
+            if settings.norm_limit is not None:
+                hooked.limit(settings.norm_limit)
             history.append(losses)
             if progress is not None:
                 progress(losses, settings.steps)
@@ -95,37 +100,19 @@ def _schedule(step: int, steps: int) -> float:
     return min((step + 1) / 3, 1.0) * (1.0 - 0.9 * step / max(steps, 1))
 
 
-def _examples(
-    chat: ChatModel,
-    pairs: Sequence[ContrastPair],
-    demonstrations: Sequence[Demonstration],
-    settings: EditSettings,
-) -> list[Example]:
-    examples = []
-    for source, pair in enumerate(pairs):
-        text = pair.prompt.text
-        examples.append(Example("safe", source, dialogue(chat, text, pair.safe, limit=settings.safe_tokens)))
-        if settings.unsafe_weight:
-            unsafe = dialogue(chat, text, pair.unsafe, limit=settings.unsafe_tokens, ended=False)
-            examples.append(Example("unsafe", source, unsafe))
-    for source, kept in enumerate(demonstrations):
-        harmless = dialogue(chat, kept.prompt.text, kept.answer, limit=settings.harmless_tokens)
-        examples.append(Example("harmless", source, harmless))
-    return examples
-
-
 def _step(
     chat: ChatModel,
     hooked: HookedDelta,
     cache: PrefixCache,
-    sampler: "_Sampler",
+    sampler: Sampler,
     step: int,
     settings: EditSettings,
 ) -> StepLosses:
     """One step's gradient, accumulated over batches of similar length."""
     chosen = sampler.draw()
+    cache.prepare(chosen)
     weight = {
-        "safe": 1.0 / max(sum(sampler.examples[index].role == "safe" for index in chosen), 1),
+        "safe": settings.safe_weight / max(sum(sampler.examples[index].role == "safe" for index in chosen), 1),
         "unsafe": settings.unsafe_weight / max(sum(sampler.examples[index].role == "unsafe" for index in chosen), 1),
         "harmless": settings.harmless_weight
         / max(sum(sampler.examples[index].role == "harmless" for index in chosen), 1),
@@ -138,12 +125,16 @@ def _step(
         with hooked.active():
             logits = chat.head(batch.at_answers(cache.final_states(group, batch)))
             per_dialogue = batch.per_dialogue(_per_token(chat, cache, sampler, group, batch, logits, settings))
-            loss = torch.zeros((), device=logits.device)
+            avoided = _avoided(sampler, group, batch, logits, settings)
+            loss = settings.unsafe_weight * avoided / settings.pairs_per_step
+            totals["unsafe"] += float(loss.detach())
             for row, index in enumerate(group):
                 role = sampler.examples[index].role
                 value = per_dialogue[row]
                 if role == "safe":
                     value = hinge(value, settings.threshold)
+                if role == "harmless" and not settings.harmless_gradient:
+                    value = value.detach()
                 if not torch.isfinite(value):
                     raise NonFiniteLossError(step, role)
                 sampler.report(index, float(value.detach()))
@@ -154,7 +145,7 @@ def _step(
     (settings.norm_weight * norm).backward()  # type: ignore[no-untyped-call]
     return StepLosses(
         step=step,
-        safe=totals["safe"],
+        safe=totals["safe"] / (settings.safe_weight or 1.0),
         unsafe=totals["unsafe"] / (settings.unsafe_weight or 1.0),
         harmless=totals["harmless"] / (settings.harmless_weight or 1.0),
         norm=float(norm.detach()),
@@ -164,7 +155,7 @@ def _step(
 def _per_token(
     chat: ChatModel,
     cache: PrefixCache,
-    sampler: "_Sampler",
+    sampler: Sampler,
     group: Sequence[int],
     batch: AnswerBatch,
     logits: Tensor,
@@ -187,43 +178,14 @@ def _per_token(
     return values
 
 
-class _Sampler:
-    """Draws the examples of a step: those with a high loss when last seen more often, unseen ones first."""
-
-    def __init__(self, examples: Sequence[Example], settings: EditSettings) -> None:
-        self.examples = examples
-        self._settings = settings
-        self._generator = torch.Generator().manual_seed(settings.seed)
-        self._loss: dict[int, float] = {}
-        self._pairs = sorted({example.source for example in examples if example.role != "harmless"})
-        self._of_pair = {
-            source: [i for i, e in enumerate(examples) if e.source == source and e.role != "harmless"]
-            for source in self._pairs
-        }
-        self._safe = {e.source: i for i, e in enumerate(examples) if e.role == "safe"}
-        self._harmless = [i for i, e in enumerate(examples) if e.role == "harmless"]
-
-    def draw(self) -> list[int]:
-        """Indices of one step's examples."""
-        pairs = self._pick([self._safe[source] for source in self._pairs], self._settings.pairs_per_step)
-        chosen = [i for index in pairs for i in self._of_pair[self.examples[index].source]]
-        return chosen + self._pick(self._harmless, self._settings.demonstrations_per_step)
-
-    def report(self, index: int, loss: float) -> None:
-        """Remembers the loss of an example."""
-        self._loss[index] = loss
-
-    def all_met(self) -> bool:
-        """Whether every pair's hinge was zero when last seen."""
-        return all(self._loss.get(index, 1.0) == 0.0 for index in self._safe.values())
-
-    def _pick(self, candidates: Sequence[int], count: int) -> list[int]:
-        if count >= len(candidates):
-            return list(candidates)
-        seen = [self._loss[index] for index in candidates if index in self._loss]
-        mean = sum(seen) / len(seen) if seen else 1.0
-        # A share of the mean for everyone, so that what was learnt is looked at again now and then.
-        unseen = 100.0 * (mean + 1e-3)
-        weights = torch.tensor([self._loss.get(i, unseen) + 0.5 * mean + 1e-6 for i in candidates])
-        drawn = torch.multinomial(weights, count, generator=self._generator)
-        return [candidates[place] for place in drawn.tolist()]
+def _avoided(
+    sampler: Sampler, group: Sequence[int], batch: AnswerBatch, logits: Tensor, settings: EditSettings
+) -> Tensor:
+    """Summed unlikelihood of the unsafe first tokens that are predicted where the safe answers begin."""
+    tokens = [sampler.examples[index].avoid for index in group]
+    rows = [row for row, token in enumerate(tokens) if token is not None]
+    if not rows:
+        return logits.new_zeros(())
+    starts = (batch.place == 0).nonzero().squeeze(1)[rows]
+    unsafe = torch.tensor([token for token in tokens if token is not None], device=logits.device)
+    return unlikelihood(log_likelihoods(logits[starts], unsafe), settings.unsafe_bound).sum()

@@ -20,13 +20,15 @@ from pkedit.models.hooks import added_outputs
 class HookedDelta:
     """δ for every neuron of a region and every part (`write`, `read0`, `read1`) that is edited.
 
-    `free[layer, part]` is the trainable tensor [k, hidden]: δ divided by the vector's root mean square.
+    `free[layer, part]` is the trainable tensor [k, hidden]: δ divided by the vector's root mean square, or
+    (not `relative`) δ itself.
     """
 
-    def __init__(self, chat: ChatModel, region: Region, parts: tuple[str, ...]) -> None:
+    def __init__(self, chat: ChatModel, region: Region, parts: tuple[str, ...], *, relative: bool = True) -> None:
         self._chat = chat
         self._neurons: dict[int, Tensor] = {}
         self.free: dict[tuple[int, str], Tensor] = {}
+        self._size: dict[tuple[int, str], Tensor] = {}
         self._scale: dict[tuple[int, str], Tensor] = {}
         for layer, indices in region.by_layer().items():
             site = chat.sites[layer]
@@ -35,7 +37,8 @@ class HookedDelta:
             for part in parts:
                 original = vectors(site, part).detach()[self._neurons[layer]].float()
                 size = original.square().mean(1, keepdim=True).sqrt()
-                self._scale[layer, part] = torch.where(size > 0, size, size.mean().clamp_min(1e-6))
+                self._size[layer, part] = torch.where(size > 0, size, size.mean().clamp_min(1e-6))
+                self._scale[layer, part] = self._size[layer, part] if relative else torch.ones_like(size)
                 self.free[layer, part] = torch.zeros_like(original, requires_grad=True)
 
     @property
@@ -45,14 +48,15 @@ class HookedDelta:
 
     def norm_penalty(self) -> Tensor:
         """Mean over edited vectors of (‖δ_i‖ / ‖W_i‖)²."""
-        return torch.cat([free.square().mean(1) for free in self.free.values()]).mean()
+        ratios = [(free * self._scale[at] / self._size[at]).square().mean(1) for at, free in self.free.items()]
+        return torch.cat(ratios).mean()
 
     @torch.no_grad()
     def limit(self, ratio: float) -> None:
         """Shortens every δ_i to ‖δ_i‖ ≤ ratio · ‖W_i‖."""
-        for free in self.free.values():
-            size = free.square().mean(1, keepdim=True).sqrt()
-            free.mul_((ratio / size.clamp_min(1e-12)).clamp_max(1.0))
+        for at, free in self.free.items():
+            length = (free * self._scale[at] / self._size[at]).square().mean(1, keepdim=True).sqrt()
+            free.mul_((ratio / length.clamp_min(1e-12)).clamp_max(1.0))
 
     @contextmanager
     def active(self) -> Generator[None]:

@@ -23,9 +23,3 @@ def unlikelihood(log_likelihood: Tensor, bound: float) -> Tensor:
     probability = log_likelihood.exp().clamp_max(1.0 - 1e-4)
     floor = -torch.log1p(torch.tensor(-bound))
     return (-torch.log1p(-probability) - floor).clamp_min(0.0)
-
-
-def divergence(original: Tensor, edited: Tensor) -> Tensor:
-    """KL(original ‖ edited) in nats per token: [tokens] from two sets of logits [tokens, vocabulary]."""
-    reference = original.log_softmax(-1)
-    return (reference.exp() * (reference - edited.log_softmax(-1))).sum(-1)

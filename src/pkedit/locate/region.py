@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from torch import Tensor
 from pkedit.errors import RegionError
 
 
-class NeuronId(NamedTuple):
+@dataclass(frozen=True, order=True)
+class NeuronId:
     """Coordinate `index` of the hidden activation of the MLP in layer `layer`."""
 
     layer: int
@@ -78,10 +78,11 @@ class Region:
 
 def percentile_ranks(values: Tensor) -> Tensor:
     """Ranks scaled to [0, 1], the largest value at 1; ties share their mean rank."""
-    _, inverse, counts = values.flatten().unique(return_inverse=True, return_counts=True)
+    _, inverse, counts = torch.unique(values.flatten(), return_inverse=True, return_counts=True)
     last = counts.cumsum(0)
     middle = last - (counts + 1) / 2
-    return (middle[inverse] / max(values.numel() - 1, 1)).reshape(values.shape)
+    ranks: Tensor = middle[inverse] / max(values.numel() - 1, 1)
+    return ranks.reshape(values.shape)
 
 
 def choose_region(
@@ -134,7 +135,8 @@ def choose_region(
     return Region(
         neurons=tuple(
             RegionNeuron(
-                *places[position],
+                places[position].layer,
+                places[position].index,
                 score=float(score[position]),
                 ranks={name: float(rank[position]) for name, rank in ranks.items()},
                 values={name: float(value[position]) for name, value in values.items()},

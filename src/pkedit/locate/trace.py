@@ -1,8 +1,9 @@
 """One forward and one backward pass that records what every signal needs.
 
-For a scalar Q (the log-probability margin of the pairs, or the log-probability of harmless answers) it keeps, per layer, sums over tokens of a·∂Q/∂a
-and ∂Q/∂a (for the pathway and the utility), the gradient of the write weights through a sketch (for weight tracking), the mean
-activation, and the activations at the decision tokens (for selectivity). a is the MLP's hidden activation.
+For a scalar Q (the log-probability margin of the pairs, or the log-probability of harmless answers) it keeps,
+per layer: sums over tokens of a·∂Q/∂a and ∂Q/∂a (pathway and utility), the gradient of the write weights
+through a sketch (weight tracking), the mean activation, and the activations at the decision tokens
+(selectivity). a is the MLP's hidden activation.
 """
 
 from collections.abc import Generator, Sequence

@@ -1,4 +1,7 @@
-"""Utility guard: what each neuron adds to the model's own good answers. A neuron that matters there is a bad place to edit."""
+"""Utility guard: what each neuron adds to the model's own good answers.
+
+A neuron that matters there is a bad place to edit.
+"""
 
 from torch import Tensor
 

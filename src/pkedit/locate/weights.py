@@ -43,22 +43,22 @@ def weight_change_after_steps(
 
     `gradient_step` returns the probe loss log p(y⁻|x) − log p(y⁺|x), with a graph.
     """
-    weights = [site.write.weight for site in chat.sites]
-    before = [weight.detach().clone() for weight in weights]  # type: ignore[operator, union-attr]
+    weights = [site.write_weight for site in chat.sites]
+    before = [weight.detach().clone() for weight in weights]
     with chat.frozen():
         for weight in weights:
-            weight.requires_grad_(True)  # type: ignore[operator, union-attr]
+            weight.requires_grad_(True)
         try:
             for _ in range(steps):
-                gradients = torch.autograd.grad(gradient_step(), weights)  # type: ignore[arg-type]
+                gradients = torch.autograd.grad(gradient_step(), weights)
                 with torch.no_grad():
                     for weight, gradient in zip(weights, gradients, strict=True):
-                        weight.sub_(gradient, alpha=learning_rate)  # type: ignore[operator, union-attr]
+                        weight.sub_(gradient, alpha=learning_rate)
             return compare_weights(chat, before)
         finally:
             with torch.no_grad():
                 for weight, kept in zip(weights, before, strict=True):
-                    weight.copy_(kept)  # type: ignore[operator, union-attr]
+                    weight.copy_(kept)
 
 
 def compare_weights(chat: ChatModel, before: Sequence[Tensor]) -> WeightChange:

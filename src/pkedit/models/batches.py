@@ -105,3 +105,9 @@ def log_likelihoods(logits: Tensor, targets: Iterable[int] | Tensor) -> Tensor:
     targets = torch.as_tensor(targets, device=logits.device)
     chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return chosen - logits.logsumexp(-1)
+
+
+def divergence(original: Tensor, edited: Tensor) -> Tensor:
+    """KL(original ‖ edited) in nats per token: [tokens] from two sets of logits [tokens, vocabulary]."""
+    reference = original.log_softmax(-1)
+    return (reference.exp() * (reference - edited.log_softmax(-1))).sum(-1)

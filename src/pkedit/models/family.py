@@ -56,6 +56,11 @@ class MlpSite:
     transposed: bool
 
     @property
+    def write_weight(self) -> Tensor:
+        """The write matrix as the model stores it."""
+        return self._weight(self.write)
+
+    @property
     def neurons(self) -> int:
         """Neurons of this layer (the intermediate size)."""
         weight = self._weight(self.write)

@@ -106,7 +106,7 @@ def skipped_blocks(blocks: Sequence[nn.Module], hidden: Tensor, *, as_tuple: boo
         return (hidden,) if as_tuple else hidden
 
     for block in blocks:
-        block.forward = forward  # type: ignore[method-assign]
+        block.forward = forward
     try:
         yield
     finally:

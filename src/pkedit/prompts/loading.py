@@ -66,11 +66,14 @@ def _prompts(source: Path | Traversable, kind: Kind) -> list[Prompt]:
 def _attacks(source: Path | Traversable) -> list[Attack]:
     attacks = []
     for number, row in _rows(source):
-        if "{question" not in row["text"]:
+        attack = Attack(str(row.get("id", f"attack{number}")), str(row.get("family", "other")), row["text"])
+        filled = attack.fill("x")
+        # A misspelt placeholder is left standing, and the question would be missing.
+        if filled == attack.text or "{question" in filled:
             raise PromptFileError(
                 f"{source}, line {number}: the template has no {{question}}, so no question can be put in it"
             )
-        attacks.append(Attack(str(row.get("id", f"attack{number}")), str(row.get("family", "other")), row["text"]))
+        attacks.append(attack)
     return attacks
 
 
@@ -79,7 +82,8 @@ def _rows(source: Path | Traversable) -> Iterator[tuple[int, dict[str, str]]]:
     if not source.is_file():
         raise PromptFileError(f"{source}: no such file; give a JSONL file with one object a line")
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): U+2028 and the like may stand unescaped inside a JSON string.
+        lines = source.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise PromptFileError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     seen: dict[str, int] = {}

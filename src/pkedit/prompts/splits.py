@@ -73,8 +73,8 @@ def _deal(name: str, items: Sequence[Item], group_of: Callable[[Item], str], see
     generator = random.Random(seed)
     dealt: dict[str, list[Item]] = {purpose: [] for purpose in SHARES}
     placed = 0
-    for name in sorted(groups):
-        members = groups[name]
+    for group in sorted(groups):
+        members = groups[group]
         generator.shuffle(members)
         for member in members:
             # The purpose furthest behind its share gets the next item.

@@ -1,0 +1,54 @@
+"""The methods PKE is compared with, as regions and settings of the same editor.
+
+DINM fine-tunes one whole `down_proj`; FT does the same on a fixed layer. Every other condition (pairs, harmless
+answers, number of examples seen) is the run's own, so that a difference is due to the method.
+"""
+
+from pkedit.models.chat import ChatModel
+from pkedit.settings import EditSettings
+
+# DINM's refusal suffix is replaced by our own words of the same meaning; it is an arm, never part of an edit.
+REFUSAL_SUFFIX = (
+    "If the request above is unsafe in any way, decline it and say so; otherwise answer it helpfully and safely."
+)
+
+# EasyEdit's FT-L edits layer 21 of Llama-2-7B's 32: the same share of the depth for any model.
+FIXED_LAYER_SHARE = 21 / 32
+
+
+def fixed_layer(chat: ChatModel) -> int:
+    """The layer that FT edits."""
+    return min(round(FIXED_LAYER_SHARE * len(chat.sites)), len(chat.sites) - 1)
+
+
+def dinm_settings(settings: EditSettings, *, as_released: bool = False) -> EditSettings:
+    """DINM's published hyper-parameters: whole `down_proj`, Adam at 5e-4, 10 steps, c_edit 0.1, plain mean NLL.
+
+    Each of the ten steps sees as many pairs and harmless answers as make up PKE's total. With `as_released`
+    the locality loss has no gradient, as in EasyEdit, where it is computed under `no_grad`.
+    """
+    views = settings.steps / 10
+    return settings.model_copy(
+        update={
+            "parts": ("write",),
+            "steps": 10,
+            "pairs_per_step": max(round(settings.pairs_per_step * views), 1),
+            "demonstrations_per_step": max(round(settings.demonstrations_per_step * views), 1),
+            "learning_rate": 5e-4,
+            "relative_learning_rate": False,
+            "warm_up_and_decay": False,
+            "threshold": 0.0,
+            "safe_weight": 0.1,
+            "unsafe_weight": 0.0,
+            "harmless_weight": 1.0,
+            "harmless_gradient": not as_released,
+            "norm_weight": 0.0,
+            "norm_limit": None,
+            "first_tokens": 0,
+        }
+    )
+
+
+def suffixed(text: str) -> str:
+    """A user message with the refusal suffix behind it."""
+    return f"{text}\n\n{REFUSAL_SUFFIX}"

@@ -1,0 +1,70 @@
+"""How far a model has moved on harmless answers: KL to the original and perplexity, from stored original states."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pkedit.models.batches import (
+    AnswerBatch,
+    answer_logits,
+    by_length,
+    dialogue,
+    divergence,
+    log_likelihoods,
+    make_batch,
+)
+from pkedit.models.chat import ChatModel
+from pkedit.prompts.types import Demonstration
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Per harmless answer: mean KL(original ‖ edited) and mean NLL of the original's tokens, nats per token."""
+
+    divergence: tuple[float, ...]
+    negative_log_likelihood: tuple[float, ...]
+
+
+class DriftMeter:
+    """Holds what the original model predicts on its own harmless answers; measures any later state against it.
+
+    Make it while the model is unedited. The final hidden states are stored, not the logits: they are a
+    hundred times smaller, and the head, which no edit touches, gives the same logits back.
+    """
+
+    def __init__(self, chat: ChatModel, answers: Sequence[Demonstration], *, limit: int, tokens: int = 1024) -> None:
+        self._chat = chat
+        self._dialogues = [dialogue(chat, kept.prompt.text, kept.answer, limit=limit, ended=False) for kept in answers]
+        self._dialogues = [item for item in self._dialogues if item.answer]
+        self._groups = by_length([len(item) for item in self._dialogues], tokens=tokens)
+        self._original = [self._states(group) for group in self._groups]
+
+    def measure(self) -> Drift:
+        """The drift of the model as it is now."""
+        moved: dict[int, float] = {}
+        likelihood: dict[int, float] = {}
+        for group, original in zip(self._groups, self._original, strict=True):
+            batch = self._batch(group)
+            with torch.no_grad():
+                logits = answer_logits(self._chat, batch)
+                per_dialogue = batch.per_dialogue(divergence(self._chat.head(original), logits))
+                surprise = batch.per_dialogue(-log_likelihoods(logits, batch.target))
+            for row, index in enumerate(group):
+                moved[index] = float(per_dialogue[row])
+                likelihood[index] = float(surprise[row])
+        order = range(len(self._dialogues))
+        return Drift(tuple(moved[index] for index in order), tuple(likelihood[index] for index in order))
+
+    def _batch(self, group: Sequence[int]) -> AnswerBatch:
+        return make_batch(
+            [self._dialogues[index] for index in group], first_tokens=0, first_weight=1.0, device=self._chat.device
+        )
+
+    @torch.no_grad()
+    def _states(self, group: Sequence[int]) -> Tensor:
+        batch = self._batch(group)
+        hidden = self._chat.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        states: Tensor = batch.at_answers(hidden)
+        return states

@@ -1,0 +1,1 @@
+"""Runs: resumable stages and their record."""

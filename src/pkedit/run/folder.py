@@ -1,0 +1,88 @@
+"""A run on disk: which stages are finished, and the files they left."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pkedit.errors import RunFolderError
+from pkedit.run.record import RunRecord, new_record, write_atomically
+from pkedit.settings import RunSettings
+
+
+class RunFolder:
+    """`run.json` and the stage files beside it. Opening one made with other settings is refused."""
+
+    def __init__(self, path: Path, record: RunRecord) -> None:
+        self.path = path
+        self.record = record
+
+    @classmethod
+    def open(cls, path: str | Path, settings: RunSettings) -> "RunFolder":
+        """Opens the folder for this run, new or to be resumed. More arms may be asked for than before.
+
+        Raises:
+            RunFolderError: the folder holds another run, other files, or cannot be written.
+        """
+        path = Path(path)
+        if (path / "run.json").is_file():
+            record = RunRecord.load(path)
+            differing = _differences(record.settings, settings)
+            if differing:
+                raise RunFolderError(
+                    f"{path} belongs to a run with other settings ({', '.join(differing)}); "
+                    "give another --out, or remove the folder"
+                )
+            record.settings = settings
+            return cls(path, record)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(f"{path} exists and is not a run folder; give another --out")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder = cls(path, new_record(settings))
+            folder.record.save(path)
+        except OSError as error:
+            raise RunFolderError(f"cannot write to {path}: {error.strerror}") from None
+        return folder
+
+    def finished(self, stage: str) -> bool:
+        """Whether this stage ran to its end."""
+        return stage in self.record.stages
+
+    def save(self) -> None:
+        """Writes `run.json`."""
+        self.record.save(self.path)
+
+    def arm_file(self, arm: str, name: str) -> Path:
+        """A file of one arm; PKE's delta is the run's own, at the top."""
+        if arm == "pke" and name == "delta.safetensors":
+            return self.path / name
+        folder = self.path / "arms" / arm
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def write_lines(self, path: Path, rows: Iterable[object]) -> None:
+        """Writes dataclasses or mappings as JSONL, atomically."""
+        lines = (
+            json.dumps(row if isinstance(row, Mapping) else asdict(row), ensure_ascii=False)  # type: ignore[call-overload]
+            for row in rows
+        )
+        write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+    def read_lines(self, path: Path) -> list[dict[str, Any]]:
+        """Reads what `write_lines` wrote.
+
+        Raises:
+            RunFolderError: absent or damaged.
+        """
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path}: damaged ({error}); remove the run folder and run again") from None
+
+
+def _differences(before: RunSettings, now: RunSettings) -> list[str]:
+    ignored = {"arms"}
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    return sorted(name for name in old if name not in ignored and old[name] != new[name])
