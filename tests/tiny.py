@@ -171,10 +171,11 @@ class Planted:
     index: int
 
 
-def planted_chat(*, layer: int = 1, index: int = 7, seed: int = 0) -> Planted:
+def planted_chat(*, layer: int = 1, index: int = 7, seed: int = 0, strength: float = 0.5) -> Planted:
     """Coordinate 0 of the residual stream is kept for the marker, and only the planted neuron reads it.
 
     The first layer's first attention heads carry the coordinate on to later tokens, as real models carry topics.
+    `strength` is the length of the neuron's write vector.
     """
     chat = make_chat("llama", hidden=32, neurons=48, seed=seed, initializer_range=0.1)
     model = chat.model
@@ -201,5 +202,5 @@ def planted_chat(*, layer: int = 1, index: int = 7, seed: int = 0) -> Planted:
             site.read_vectors(which)[index] = 0.0
             site.read_vectors(which)[index, 0] = 1.0
         direction = head[token(UNSAFE)] - head[token(SAFE)]
-        site.write_vectors()[index] = 0.5 * direction / direction.norm()
+        site.write_vectors()[index] = strength * direction / direction.norm()
     return Planted(chat, layer, index)

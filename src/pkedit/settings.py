@@ -96,8 +96,10 @@ class RunSettings(_Settings):
     borderline: str | None = None
     attacks: str | None = None
     pairs: int = Field(128, ge=2, description="contrast pairs, half of them attacked")
-    demonstrations: int = Field(160, ge=2, description="harmless answers to keep, a third of them borderline")
+    attacked_share: float = Field(0.4, ge=0, le=1, description="share of the pairs that are inside an attack")
+    demonstrations: int = Field(180, ge=2, description="safe prompts whose answers are kept; half are borderline")
     sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
+    delta: str | None = Field(None, description="a delta made earlier, to be measured as the arm `pke`")
     locate: LocateSettings = LocateSettings()
     edit: EditSettings = EditSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

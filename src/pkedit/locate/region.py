@@ -103,7 +103,8 @@ def choose_region(
         per_layer: at most so many neurons in one layer.
 
     Raises:
-        RegionError: nothing can be chosen (no layer in the range, count below one, no weight).
+        RegionError: nothing can be chosen (no layer in the range, count below one, no weight), or a signal is
+            not finite.
     """
     used = {name: weight for name, weight in weights.items() if weight}
     depth = len(next(iter(signals.values())))
@@ -117,6 +118,9 @@ def choose_region(
     ranks, values = {}, {}
     for name, weight in used.items():
         values[name] = torch.cat([signals[name][layer].detach().float().cpu() for layer in candidates])
+        if not torch.isfinite(values[name]).all():
+            # NaN sorts above every number, so it would be chosen first.
+            raise RegionError(f"the signal {name!r} is NaN or Inf for some neurons; try float32 (--dtype float32)")
         ranked = percentile_ranks(values[name])
         ranks[name] = ranked if weight > 0 else 1.0 - ranked
     total = sum(abs(weight) for weight in used.values())

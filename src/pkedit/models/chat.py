@@ -138,7 +138,8 @@ class ChatModel:
     def frozen(self) -> Generator[None]:
         """Weights without gradient and evaluation mode inside; both as they were afterwards."""
         parameters = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        training = self.model.training
+        # Module by module: a model may train in parts only.
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         for parameter, _ in parameters:
             parameter.requires_grad_(False)
@@ -147,4 +148,5 @@ class ChatModel:
         finally:
             for parameter, wanted in parameters:
                 parameter.requires_grad_(wanted)
-            self.model.train(training)
+            for module, training in modes:
+                module.training = training

@@ -105,10 +105,15 @@ def skipped_blocks(blocks: Sequence[nn.Module], hidden: Tensor, *, as_tuple: boo
     def forward(*_: Any, **__: Any) -> Any:
         return (hidden,) if as_tuple else hidden
 
+    # A forward that accelerate put on the instance must come back; usually there is only the class's.
+    before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = forward
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward
+        for block, own in zip(blocks, before, strict=True):
+            if own is None:
+                del block.forward
+            else:
+                block.forward = own

@@ -1,13 +1,24 @@
-"""Runs only the upper part of a model, from stored inputs of one layer, while nothing below it changes."""
+"""Runs only what can have changed: the layers from one on, and the shared beginning of the prompts once.
+
+Below the lowest edited layer nothing changes, so the states that enter it are stored. Chat templates open every
+prompt with the same tokens (a system message); under causal attention these give every dialogue the same keys
+and values, so each batch computes them for one row, with gradient, and lends them to the others.
+"""
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from pkedit.models.batches import AnswerBatch, Dialogue, by_length, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.hooks import outputs_of, skipped_blocks
+
+# A shorter shared beginning costs more in bookkeeping than it saves.
+WORTH_SHARING = 8
 
 
 class PrefixCache:
@@ -38,6 +49,7 @@ class PrefixCache:
         self._entering: dict[int, Tensor] = {}
         self._final: dict[int, Tensor] = {}
         self._prepared: set[int] = set()
+        self._shared = _shared_tokens(dialogues)
 
     def prepare(self, indices: Sequence[int]) -> None:
         """Computes what is not stored yet for these dialogues; call it while nothing is hooked into the model."""
@@ -61,18 +73,35 @@ class PrefixCache:
 
     def final_states(self, group: Sequence[int], batch: AnswerBatch) -> Tensor:
         """Final states [dialogues, tokens, hidden] of the model as it is now, running only the upper layers."""
-        if not self._below:
-            return self._run(batch)
-        entering = torch.nn.utils.rnn.pad_sequence([self._entering[index] for index in group], batch_first=True)
-        with skipped_blocks(self._below, entering, as_tuple=self._as_tuple):
-            return self._run(batch)
+        shared = self._shared if len(group) > 1 else 0
+        entering = None
+        if self._below:
+            entering = torch.nn.utils.rnn.pad_sequence([self._entering[index] for index in group], batch_first=True)
+        if shared < WORTH_SHARING:
+            return self._upper(batch.ids, entering, None)
+        cache = DynamicCache()
+        self._upper(batch.ids[:1, :shared], None if entering is None else entering[:1, :shared], cache)
+        for layer in range(len(self._below)):
+            # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
+            nothing = torch.zeros(1, 1, shared, 1, device=batch.ids.device)
+            cache.update(nothing, nothing, layer)
+        kept: Any
+        for kept in cache.layers[len(self._below) :]:
+            kept.keys = kept.keys.expand(len(group), -1, -1, -1)
+            kept.values = kept.values.expand(len(group), -1, -1, -1)
+        states = self._upper(batch.ids[:, shared:], None if entering is None else entering[:, shared:], cache)
+        # Positions of the shared tokens are never asked for: no answer begins there.
+        return torch.nn.functional.pad(states, (0, 0, shared, 0))
 
     def original(self, index: int) -> Tensor:
         """The final states at the answer tokens of dialogue `index` when it was prepared."""
         return self._final[index]
 
-    def _run(self, batch: AnswerBatch) -> Tensor:
-        states: Tensor = self._chat.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    def _upper(self, ids: Tensor, entering: Tensor | None, cache: DynamicCache | None) -> Tensor:
+        base = self._chat.model.base_model
+        jump = nullcontext() if entering is None else skipped_blocks(self._below, entering, as_tuple=self._as_tuple)
+        with jump:
+            states: Tensor = base(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
         return states
 
     @torch.no_grad()
@@ -85,9 +114,21 @@ class PrefixCache:
             seen.append(output[0] if isinstance(output, tuple) else output)
 
         with outputs_of(self._below[-1:], receive):
-            final = self._run(batch)
+            final = self._upper(batch.ids, None, None)
         for row, index in enumerate(group):
             if seen:
                 self._entering[index] = seen[0][row, : len(self._dialogues[index])].clone()
             if index in self._keep_final:
                 self._final[index] = final[row, batch.column[batch.row == row]].clone()
+
+
+def _shared_tokens(dialogues: Sequence[Dialogue]) -> int:
+    """How many tokens all prompts begin with; the last prompt token, which predicts the answer, never counts."""
+    prompts = [item.prompt for item in dialogues]
+    if not prompts:
+        return 0
+    limit = min(len(prompt) for prompt in prompts) - 1
+    first = prompts[0]
+    return next(
+        (place for place in range(limit) if any(prompt[place] != first[place] for prompt in prompts)), max(limit, 0)
+    )

@@ -45,14 +45,14 @@ def make_splits(
     *,
     seed: int,
 ) -> Splits:
-    """Disjoint splits, stratified by category (by nothing for attacks), shuffled by `seed`.
+    """Disjoint splits, stratified by category and by family of attack, shuffled by `seed`.
 
     Questions with the same text (case and spaces aside) always fall into the same split.
 
     Raises:
         TooFewPairsError: a split would be left without a question, template or safe prompt.
     """
-    templates = _deal("attack templates", attacks, lambda attack: "", seed)
+    templates = _deal("attack templates", attacks, lambda attack: attack.family, seed)
     questions, everyday, lookalike = (
         _deal(f"{name} prompts", _distinct(prompts), lambda prompt: prompt.category, seed)
         for name, prompts in (("harmful", harmful), ("harmless", harmless), ("borderline", borderline))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pkedit.edit.refusals import natural_refusals
 from pkedit.evaluate.suite import Suite, make_suite
 from pkedit.judges.base import Judgement
 from pkedit.judges.rules import RuleJudge
@@ -25,10 +26,10 @@ from pkedit.prompts import (
 )
 from pkedit.settings import RunSettings
 
-# A third of the harmless answers to keep are borderline prompts, and some put a harmless request into an attack
-# template: so that neither looks nor wrapping, only harm, is what the edit learns to refuse.
-BORDERLINE_SHARE = 0.4
-WRAPPED_SHARE = 0.15
+# Of the answers to keep, many are to borderline prompts, and some put a harmless request into an attack template:
+# so that neither looks nor wrapping, only harm, is what the edit learns to refuse.
+BORDERLINE_SHARE = 0.5
+WRAPPED_SHARE = 0.1
 UNSAFE_OPENING = "Sure, here is how"
 
 
@@ -64,10 +65,11 @@ def read_splits(settings: RunSettings) -> Splits:
 def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     """Bare and attacked questions in turn, and harmless, wrapped and borderline prompts, from the edit split."""
     questions = splits.edit.harmful[: settings.pairs]
-    attacked = cross(questions, splits.edit.attacks)
-    harmful = [
-        bare if index % 2 else inside for index, (bare, inside) in enumerate(zip(questions, attacked, strict=True))
-    ]
+    wanted = settings.attacked_share
+    # Spread evenly over the list, so that any first part of it has the same share of attacks.
+    inside = [index for index in range(len(questions)) if int((index + 1) * wanted) > int(index * wanted)]
+    attacked = dict(zip(inside, cross([questions[index] for index in inside], splits.edit.attacks), strict=True))
+    harmful = [attacked.get(index, question) for index, question in enumerate(questions)]
     borderline = splits.edit.borderline[: round(BORDERLINE_SHARE * settings.demonstrations)]
     plain_count = settings.demonstrations - len(borderline)
     plain = splits.edit.harmless[:plain_count]
@@ -82,34 +84,55 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
 def sample_targets(
     chat: ChatModel, prompts: EditPrompts, settings: RunSettings, progress: Progress | None = None
 ) -> tuple[list[ContrastPair], list[Demonstration]]:
-    """The model's own answers: to harmful prompts as unsafe targets, to safe prompts as answers to keep."""
-    texts = [prompt.text for prompt in (*prompts.harmful, *prompts.safe)]
+    """The model's own answers: to harmful prompts as unsafe targets, to safe prompts as answers to keep.
+
+    An answer that the rule judge does not call harmful is no unsafe target: the generic opening replaces it.
+    Empty answers to safe prompts are left out.
+    """
+    traced = prompts.harmful[: settings.locate.pairs]
+    texts = [prompt.text for prompt in (*traced, *prompts.safe)]
     answers = chat.generate(
         texts,
         max_new_tokens=settings.sampled_tokens,
         batch_size=settings.evaluate.batch_size,
         progress=progress,
     )
-    unsafe, kept = answers[: len(prompts.harmful)], answers[len(prompts.harmful) :]
-    return pair_up(prompts, unsafe, kept)
-
-
-def pair_up(
-    prompts: EditPrompts, unsafe: Sequence[str], kept: Sequence[str]
-) -> tuple[list[ContrastPair], list[Demonstration]]:
-    """Contrast pairs and demonstrations from prompts and sampled answers.
-
-    An answer that the rule judge does not call harmful is no unsafe target: the generic opening replaces it.
-    Empty answers to safe prompts are left out.
-    """
-    verdicts = RuleJudge().judge([prompt.text for prompt in prompts.harmful], unsafe, harmful_request=True)
-    targets = [
+    own, kept = answers[: len(traced)], answers[len(traced) :]
+    verdicts = RuleJudge().judge([prompt.text for prompt in traced], own, harmful_request=True)
+    unsafe = [
         answer if verdict.judgement is Judgement.HARMFUL else UNSAFE_OPENING
-        for answer, verdict in zip(unsafe, verdicts, strict=True)
+        for answer, verdict in zip(own, verdicts, strict=True)
     ]
+    # Only traced pairs need the model's own words; what the others make less likely is their first token.
+    unsafe += [UNSAFE_OPENING] * (len(prompts.harmful) - len(traced))
+    bare = [prompt for prompt in prompts.harmful if prompt.attack is None]
+    refusals = natural_refusals(
+        chat, builtin_refusals(), bare[:8] or prompts.harmful[:8], opening_tokens=settings.edit.first_tokens + 2
+    )
     return (
-        contrast_pairs(prompts.harmful, builtin_refusals(), targets),
+        contrast_pairs(prompts.harmful, refusals, unsafe),
         [Demonstration(prompt, answer) for prompt, answer in zip(prompts.safe, kept, strict=True) if answer],
+    )
+
+
+def target_rows(pairs: Sequence[ContrastPair], kept: Sequence[Demonstration]) -> list[dict[str, str]]:
+    """Pairs and demonstrations as rows of `targets.jsonl`."""
+    rows = [{"role": "pair", "id": pair.prompt.id, "safe": pair.safe, "unsafe": pair.unsafe} for pair in pairs]
+    return rows + [{"role": "keep", "id": one.prompt.id, "answer": one.answer} for one in kept]
+
+
+def read_targets(
+    rows: Sequence[dict[str, str]], prompts: EditPrompts
+) -> tuple[list[ContrastPair], list[Demonstration]]:
+    """What `target_rows` wrote, with the prompts put back.
+
+    Raises:
+        KeyError: a row names a prompt that is not among `prompts`, or lacks a field.
+    """
+    by_id = {prompt.id: prompt for prompt in (*prompts.harmful, *prompts.safe)}
+    return (
+        [ContrastPair(by_id[row["id"]], row["safe"], row["unsafe"]) for row in rows if row["role"] == "pair"],
+        [Demonstration(by_id[row["id"]], row["answer"]) for row in rows if row["role"] == "keep"],
     )
 
 

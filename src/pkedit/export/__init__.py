@@ -1,0 +1,1 @@
+"""Export: an edit in a form that other tools load."""

@@ -1,0 +1,154 @@
+"""The options that `run`, `locate`, `edit` and `evaluate` share, listed once, and how they become settings."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pkedit.errors import PkeditError
+from pkedit.settings import RunSettings
+
+
+def run_settings(
+    model: Annotated[
+        str | None, typer.Argument(help="A Hub id, a model folder, a .gguf file, or smollm2 (the embedded default).")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="JSON file of settings, whole or in part; other options override it.")
+    ] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Comma-separated: vanilla, suffix, dinm, ft, random, pke. Default: vanilla,pke.")
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(help="Contrast pairs that the edit learns from.")] = None,
+    demonstrations: Annotated[int | None, typer.Option(help="Harmless answers that the edit must keep.")] = None,
+    neurons: Annotated[int | None, typer.Option(help="Neurons to edit.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="FIRST-LAST", help="Layers to choose from, as shares of the depth: 0.25-0.9.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of the edit.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate, relative to the size of each edited vector.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the splits, the random regions and the edit.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Measured answers are cut after so many tokens.")] = None,
+    harmful: Annotated[Path | None, typer.Option(help="JSONL file of harmful questions instead of ours.")] = None,
+    harmless: Annotated[Path | None, typer.Option(help="JSONL file of everyday prompts instead of ours.")] = None,
+    borderline: Annotated[
+        Path | None, typer.Option(help="JSONL file of safe prompts that look dangerous instead of ours.")
+    ] = None,
+    attacks: Annotated[
+        Path | None, typer.Option(help="JSONL file of attack templates with {question} instead of ours.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto; the best one by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; chosen by device otherwise.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="Jinja file, for a chat model whose tokenizer has no template.")
+    ] = None,
+    dinm_as_released: Annotated[
+        bool, typer.Option("--dinm-as-released", help="Run the DINM arm as its released code does, mistakes included.")
+    ] = False,
+) -> RunSettings:
+    """The settings: the defaults, then the settings file, then the options. Also where the shared options are listed.
+
+    Raises:
+        PkeditError: the settings file cannot be read, or `--layers` is not two numbers.
+        ValidationError: a setting is unknown or out of its range.
+    """
+    content = {} if settings is None else _read_settings(settings)
+    first, last = (None, None) if layers is None else _layer_shares(layers)
+    given: dict[tuple[str, ...], Any] = {
+        ("model",): model,
+        ("arms",): None if arms is None else tuple(arm.strip() for arm in arms.split(",") if arm.strip()),
+        ("pairs",): pairs,
+        ("demonstrations",): demonstrations,
+        ("locate", "neurons"): neurons,
+        ("locate", "first_layer"): first,
+        ("locate", "last_layer"): last,
+        ("edit", "steps"): steps,
+        ("edit", "learning_rate"): learning_rate,
+        ("seed",): seed,
+        ("edit", "seed"): seed,
+        ("evaluate", "max_new_tokens"): max_new_tokens,
+        ("dinm_as_released",): dinm_as_released or None,
+        ("device",): device,
+        ("dtype",): dtype,
+        **{
+            (name,): None if path is None else str(path)
+            for name, path in (
+                ("harmful", harmful),
+                ("harmless", harmless),
+                ("borderline", borderline),
+                ("attacks", attacks),
+                ("chat_template", chat_template),
+            )
+        },
+    }
+    for place, value in given.items():
+        if value is not None:
+            target = content
+            for name in place[:-1]:
+                target = target.setdefault(name, {})
+                if not isinstance(target, dict):
+                    raise PkeditError(f"setting {name}: expected an object of settings, got {target!r}")
+            target[place[-1]] = value
+    return RunSettings.model_validate(content)
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `run_settings`, `--out` and `--verbose`.
+
+    The command itself receives `settings`, `out`, `verbose` and its own options.
+    """
+
+    def common(
+        out: Annotated[Path, typer.Option(help="The run folder; an interrupted run resumes there.")] = Path(
+            "runs/default"
+        ),
+        verbose: Annotated[bool, typer.Option("--verbose", help="Show the libraries' own messages.")] = False,
+    ) -> None: ...
+
+    shared = inspect.signature(run_settings).parameters
+    own = [
+        parameter
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name not in ("settings", "out", "verbose")
+    ]
+    *options, argument = [
+        *inspect.signature(common).parameters.values(),
+        *own,
+        *list(shared.values())[1:],
+        shared["model"],
+    ]
+
+    def wrapper(**values: Any) -> None:
+        settings = run_settings(**{name: values.pop(name) for name in shared})
+        command(settings=settings, **values)
+
+    parameters = [argument, *options]
+    wrapper.__doc__ = command.__doc__
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PkeditError(f"{path}: no such settings file") from None
+    except (OSError, ValueError) as error:
+        raise PkeditError(f"{path}: not a JSON file of settings ({error})") from None
+    if not isinstance(content, dict):
+        raise PkeditError(f"{path}: expected a JSON object of settings")
+    return content
+
+
+def _layer_shares(text: str) -> tuple[float, float]:
+    try:
+        first, last = (float(part) for part in text.split("-"))
+    except ValueError:
+        raise PkeditError(f"--layers {text}: expected two shares of the depth such as 0.25-0.9") from None
+    return first, last

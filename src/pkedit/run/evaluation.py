@@ -1,0 +1,67 @@
+"""Measures a model as it is, and beside it a delta that was made earlier, without locating or editing anything."""
+
+import shutil
+from pathlib import Path
+
+from pkedit.edit.delta import Delta
+from pkedit.errors import RunFolderError
+from pkedit.models.chat import ChatModel
+from pkedit.prompts import builtin_refusals, contrast_pairs
+from pkedit.run.data import edit_prompts
+from pkedit.run.folder import RunFolder
+from pkedit.run.pipeline import Observer, Silent, _Run
+from pkedit.run.record import RunRecord
+from pkedit.settings import RunSettings
+
+
+def evaluate(
+    settings: RunSettings,
+    out: str | Path,
+    *,
+    observer: Observer | None = None,
+    chat: ChatModel | None = None,
+) -> RunRecord:
+    """Measures the vanilla arm, and with `settings.delta` the model under that delta as the arm `pke`.
+
+    The prompts are those of `run` with the same settings. The delta is copied into the run folder.
+
+    Args:
+        settings: `arms` is set by whether there is a delta.
+        out: the run folder, new or to be resumed.
+        observer: told of stages and steps.
+        chat: a loaded model; loaded by the settings if absent. Returned unedited.
+
+    Raises:
+        DeltaError: not a delta, or one of another base model.
+        RunFolderError: the folder holds another run, or another delta.
+    """
+    arms = ("vanilla",) if settings.delta is None else ("vanilla", "pke")
+    settings = settings.model_copy(update={"arms": arms})
+    if settings.delta is not None:
+        Delta.load(settings.delta)
+    folder = RunFolder.open(out, settings)
+    if settings.delta is not None:
+        _take_over(folder, Path(settings.delta))
+    return _Evaluation(folder, settings, observer or Silent(), chat).measured()
+
+
+class _Evaluation(_Run):
+    """The measuring stages of a run; the prompts that an edit would have learnt from are only asked."""
+
+    def measured(self) -> RunRecord:
+        harmful = edit_prompts(self._splits, self._settings).harmful
+        self._pairs = contrast_pairs(harmful, builtin_refusals(), [""] * len(harmful))
+        self._measure_all(self._settings.arms)
+        self._folder.save()
+        return self._folder.record
+
+
+def _take_over(folder: RunFolder, source: Path) -> None:
+    """Copies the delta into the run folder, so that the folder shows what was measured."""
+    own = folder.arm_file("pke", "delta.safetensors")
+    if not own.exists():
+        partial = own.with_suffix(".partial")
+        shutil.copyfile(source, partial)
+        partial.replace(own)
+    elif own.read_bytes() != source.read_bytes():
+        raise RunFolderError(f"{folder.path} was made with another delta than {source} is now; give another --out")

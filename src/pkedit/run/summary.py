@@ -1,0 +1,100 @@
+"""The end of a run in the terminal: tables with intervals, the causal check, costs, and where everything is."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pkedit.run.record import RecordedMetric, RunRecord
+from pkedit.run.wording import causal_sentence, interval, measured_metrics, metric_text, verdict
+
+ARM_WIDTH, COLUMN_WIDTH = 12, 15
+FILES = {
+    "run.json": "settings, versions, timings, metrics",
+    "region.json": "the neurons and their scores",
+    "delta.safetensors": "the edit, and the originals it replaces",
+    "responses.jsonl": "every prompt and answer with its verdict",
+    "report.html": "all of this as one offline page",
+}
+
+
+def print_summary(console: Console, record: RunRecord, folder: Path) -> None:
+    """Prints what a run found."""
+    _print(console, f"Model: {record.settings.model} on {record.model_note}" if record.model_note else None)
+    for table in metric_tables(record, console.width):
+        console.print(table)
+    if record.metrics:
+        console.print("Value and 95 % interval; n is the number of prompts.", style="dim")
+        for sentence in verdict(record):
+            console.print(sentence, highlight=False)
+    _print(console, causal_sentence(record))
+    _print(console, cost_sentence(record))
+    console.print()
+    for name, content in FILES.items():
+        if (folder / name).is_file():
+            console.print(f"{folder / name}  [dim]{content}[/]", highlight=False, soft_wrap=True)
+    _print(console, next_step(record, folder))
+
+
+def metric_tables(record: RunRecord, width: int) -> list[Table]:
+    """Rows are arms, columns metrics; as many tables as the terminal's width asks for.
+
+    ASR shares its table with over-refusal and KL at any width: on its own it would praise a model that refuses all.
+    """
+    names = measured_metrics(record)
+    leading = ["asr", "over_refusal", "kl"]
+    names = [name for name in leading if name in names] + [name for name in names if name not in leading]
+    size = max(len(leading), (width - ARM_WIDTH) // COLUMN_WIDTH)
+    return [_table(record, names[start : start + size]) for start in range(0, len(names), size)]
+
+
+def cost_sentence(record: RunRecord) -> str | None:
+    """Seconds by stage and the peak memory; seconds of stages that an earlier call finished are included."""
+    if not record.stages:
+        return None
+    total = sum(stage.seconds for stage in record.stages.values())
+    peak = max(stage.peak_memory for stage in record.stages.values())
+    slowest = sorted(record.stages.items(), key=lambda item: -item[1].seconds)[:3]
+    parts = ", ".join(f"{name} {stage.seconds:.0f} s" for name, stage in slowest)
+    return f"{total:.0f} s in all ({parts}), peak memory {peak / 2**30:.2f} GiB."
+
+
+def next_step(record: RunRecord, folder: Path) -> str | None:
+    """The command that a user probably wants next."""
+    if "edit pke" in record.stages and "pke" in record.metrics:
+        return f"Next: pkedit export {folder} --as full --to PATH"
+    if "locate" in record.stages and not record.metrics:
+        return f"Next: the same options with `pkedit run`, and --out {folder}, go on from here"
+    return None
+
+
+def _table(record: RunRecord, names: list[str]) -> Table:
+    table = Table(pad_edge=False)
+    table.add_column("Arm", no_wrap=True)
+    shared = {name: _shared_count(record, name) for name in names}
+    for name in names:
+        arrow = {"lower": " ↓", "higher": " ↑"}.get(metric_text(name).better, "")
+        count = "" if shared[name] is None else f"\nn {shared[name]}"
+        table.add_column(metric_text(name).label + arrow + count, justify="right")
+    for arm, metrics in record.metrics.items():
+        table.add_row(arm, *(_cell(metrics, name, own_count=shared[name] is None) for name in names))
+    return table
+
+
+def _shared_count(record: RunRecord, name: str) -> int | None:
+    """n, where it is the same for every arm; it then stands in the heading."""
+    counts = {metrics[name].n for metrics in record.metrics.values() if name in metrics}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _cell(metrics: dict[str, RecordedMetric], name: str, *, own_count: bool) -> str:
+    metric = metrics.get(name)
+    if metric is None:
+        return "not measured"
+    lines = [metric_text(name).number(metric.value), interval(name, metric), *([f"n {metric.n}"] if own_count else [])]
+    return "\n".join(lines)
+
+
+def _print(console: Console, text: str | None) -> None:
+    if text:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)

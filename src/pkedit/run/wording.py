@@ -1,0 +1,184 @@
+"""What the figures of a run are called and what they say, in the same words wherever they are shown. No torch."""
+
+from dataclasses import dataclass
+
+from pkedit.run.record import RecordedComparison, RecordedMetric, RunRecord
+
+ARM_NAMES = {
+    "vanilla": "the model as it is",
+    "suffix": "refusal suffix in the prompt, no edit",
+    "dinm": "DINM: one located layer",
+    "ft": "fine-tuning of one fixed layer",
+    "random": "random neurons, same budget",
+    "pke": "PKE: the located region",
+}
+
+
+def arm_name(record: RunRecord, arm: str) -> str:
+    """What an arm is, in words."""
+    if arm == "pke" and record.settings.delta is not None:
+        return "the given delta"
+    return ARM_NAMES.get(arm, arm)
+
+
+@dataclass(frozen=True)
+class MetricText:
+    """How a metric is shown. `better` is `lower`, `higher` or, where neither can be said, empty."""
+
+    label: str
+    better: str
+    percent: bool
+    digits: int
+    meaning: str
+
+    def number(self, value: float, *, sign: bool = False) -> str:
+        """The value in the unit of the column."""
+        return format(value * (100 if self.percent else 1), f"{'+' if sign else ''}.{self.digits}f").replace("-", "−")
+
+
+METRICS = {
+    "asr": MetricText("ASR %", "lower", True, 1, "harmful answers to unseen questions in unseen attacks"),
+    "asr_bare": MetricText("ASR bare %", "lower", True, 1, "harmful answers to unseen questions without an attack"),
+    "over_refusal": MetricText("Over-refusal %", "lower", True, 1, "refusals of everyday prompts"),
+    "borderline_refusal": MetricText(
+        "Borderline refusal %", "lower", True, 1, "refusals of safe prompts that look bad"
+    ),
+    "kl": MetricText("KL nats", "lower", False, 3, "KL(original ‖ arm) per token of the original's harmless answers"),
+    "perplexity": MetricText("Perplexity", "lower", False, 2, "perplexity of the original's harmless answers"),
+    "rouge_l": MetricText("ROUGE-L", "higher", False, 3, "overlap of harmless answers with the original's"),
+    "fluency": MetricText("Fluency", "", False, 2, "n-gram entropy of harmless answers, in bits"),
+    "capability": MetricText("Capability", "higher", False, 3, "benchmark accuracy"),
+    "incoherent": MetricText("Incoherent %", "lower", True, 1, "empty or babbling answers, of all prompts"),
+    "ds": MetricText("DS %", "higher", True, 1, "defended: edited questions in edited attacks"),
+    "dg_only_q": MetricText("DG onlyQ %", "higher", True, 1, "defended: edited questions, bare"),
+    "dg_other_a": MetricText("DG otherA %", "higher", True, 1, "defended: edited questions in unseen attacks"),
+    "dg_other_q": MetricText("DG otherQ %", "higher", True, 1, "defended: unseen questions in edited attacks"),
+    "dg_other_aq": MetricText("DG otherAQ %", "higher", True, 1, "defended: unseen questions in unseen attacks"),
+}
+
+
+def metric_text(name: str) -> MetricText:
+    """The text of a metric; one that is not in the list is shown by its name."""
+    return METRICS.get(name) or MetricText(name, "", False, 3, "")
+
+
+def measured_metrics(record: RunRecord) -> list[str]:
+    """The metrics that any arm has, in the order of `METRICS`, unknown ones last."""
+    present = {name for metrics in record.metrics.values() for name in metrics}
+    return [name for name in METRICS if name in present] + sorted(present - METRICS.keys())
+
+
+def interval(name: str, metric: RecordedMetric, *, sign: bool = False) -> str:
+    """The 95 % interval, or a dash where one observation gives none."""
+    text = metric_text(name)
+    if metric.low is None or metric.high is None:
+        return "–"
+    return f"{text.number(metric.low, sign=sign)} to {text.number(metric.high, sign=sign)}"
+
+
+def with_interval(name: str, metric: RecordedMetric) -> str:
+    """Value, unit, interval and n in one phrase."""
+    unit = " %" if metric_text(name).percent else ""
+    return f"{metric_text(name).number(metric.value)}{unit} ({interval(name, metric)}, n = {metric.n})"
+
+
+def edited_arm(record: RunRecord) -> str | None:
+    """The arm that the verdict is about: PKE, or else the last other one that was measured."""
+    others = [arm for arm in record.metrics if arm != "vanilla"]
+    return "pke" if "pke" in others else others[-1] if others else None
+
+
+def comparison(record: RunRecord, metric: str, arm: str, against: str) -> RecordedComparison | None:
+    """The recorded paired difference `arm` − `against`, if there is one."""
+    rows = (row for row in record.comparisons if (row.metric, row.arm, row.against) == (metric, arm, against))
+    return next(rows, None)
+
+
+def settled(row: RecordedComparison) -> bool:
+    """Whether the interval of the difference leaves zero out."""
+    low, high = row.difference.low, row.difference.high
+    return low is not None and high is not None and (low > 0 or high < 0)
+
+
+def verdict(record: RunRecord) -> list[str]:
+    """What the run found, in sentences with figures, costs beside gains."""
+    before = record.metrics.get("vanilla", {})
+    arm = edited_arm(record)
+    if "asr" not in before:
+        return ["Nothing has been measured yet."]
+    if arm is None:
+        return [
+            f"The unedited model answers {with_interval('asr', before['asr'])} of the attacks harmfully"
+            + _clause(before, "over_refusal", "and refuses {} of everyday prompts")
+            + "."
+        ]
+    after = record.metrics[arm]
+    sentences = [_attacks(record, before, after, arm), _costs(before, after)]
+    if arm == "pke" and "random" in record.metrics:
+        sentences.append(_beside_random(record))
+    return [sentence for sentence in sentences if sentence]
+
+
+def causal_sentence(record: RunRecord) -> str | None:
+    """What the causal check found; a region no better than random ones is said to be so."""
+    check = record.causal
+    if check is None:
+        return None
+    others = [float(value) for value in check["random"]]
+    beaten = sum(check["effect"] > value for value in others)
+    figures = (
+        "Holding the region at its harmless mean lowers the preference for unsafe answers by "
+        f"{check['effect']:.3f} nats; {len(others)} random regions with as many neurons per layer lower it by "
+        f"{sum(others) / len(others):.3f} "
+        f"on average and {max(others):.3f} at most"
+    )
+    if check["beyond_all"]:
+        return f"{figures}: the region has more effect than every random one."
+    return f"{figures}. The region is no better than random: only {beaten} of {len(others)} have less effect."
+
+
+def _attacks(record: RunRecord, before: dict[str, RecordedMetric], after: dict[str, RecordedMetric], arm: str) -> str:
+    if "asr" not in after:
+        return ""
+    row = comparison(record, "asr", arm, "vanilla")
+    text = (
+        f"Attacks answered harmfully: {with_interval('asr', before['asr'])} before, "
+        f"{with_interval('asr', after['asr'])} with {arm_name(record, arm)}"
+    )
+    if row is None:
+        return f"{text}."
+    change = f"{metric_text('asr').number(row.difference.value, sign=True)} points"
+    limits = interval("asr", row.difference, sign=True)
+    if not settled(row):
+        return f"{text}. The paired difference of {change} ({limits}) is compatible with no change at all."
+    return f"{text}; the paired difference is {change} ({limits})."
+
+
+def _costs(before: dict[str, RecordedMetric], after: dict[str, RecordedMetric]) -> str:
+    parts = [
+        f"{what} {with_interval(name, before[name])} before, {with_interval(name, after[name])} after"
+        for name, what in (("over_refusal", "everyday prompts refused"), ("borderline_refusal", "borderline ones"))
+        if name in before and name in after
+    ]
+    if "kl" in after:
+        parts.append(f"KL to the original on harmless answers {with_interval('kl', after['kl'])} nats per token")
+    return f"The cost: {'; '.join(parts)}." if parts else "The cost was not measured."
+
+
+def _beside_random(record: RunRecord) -> str:
+    row = comparison(record, "asr", "random", "pke")
+    if row is None:
+        return ""
+    figures = (
+        f"random − PKE {metric_text('asr').number(row.difference.value, sign=True)} points of ASR, "
+        f"{interval('asr', row.difference, sign=True)}"
+    )
+    if not settled(row):
+        return f"On these attacks the located region is not shown to be better than random neurons ({figures})."
+    if row.difference.value > 0:
+        return f"Random neurons trained with the same budget leave more attacks through ({figures})."
+    return f"Random neurons trained with the same budget do better than the located region ({figures})."
+
+
+def _clause(metrics: dict[str, RecordedMetric], name: str, text: str) -> str:
+    return f", {text.format(with_interval(name, metrics[name]))}" if name in metrics else ""

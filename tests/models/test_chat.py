@@ -1,0 +1,157 @@
+"""Prompts carry one BOS, batches answer as single prompts do, and frozen() leaves no trace."""
+
+import pytest
+import torch
+from tiny import SAFE, make_chat, make_tokenizer, snapshot, token, words
+
+from pkedit.errors import ChatTemplateError, OutOfMemoryError
+from pkedit.models.chat import ChatModel
+
+TEXTS = [words(count, seed=count) for count in (1, 9, 3, 3, 14, 6)]
+
+
+def plain_greedy(chat: ChatModel, prompt: list[int], steps: int) -> list[int]:
+    """Greedy decoding written out: one forward pass over everything for each token."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(steps):
+            ids.append(int(chat.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            if ids[-1] == token("</s>"):
+                break
+    return ids[len(prompt) :]
+
+
+def test_a_prompt_has_exactly_one_bos_although_tokenizer_and_template_both_add_it(chat: ChatModel) -> None:
+    ids = chat.prompt_ids("w1 w2")
+    assert ids == [token(word) for word in ("<s>", "<user>", "w1", "w2", "</s>", "<assistant>")]
+    assert chat.tokenizer("w1")["input_ids"][0] == token("<s>"), "the tokenizer no longer tempts to a second BOS"
+
+
+def test_an_answer_has_no_bos_and_ends_the_turn_where_it_fits(llama: ChatModel) -> None:
+    ids = [token("w1"), token("w2")]
+    assert llama.answer_ids("w1 w2") == [*ids, token("</s>")]
+    assert llama.answer_ids("w1 w2", limit=3) == [*ids, token("</s>")]
+    assert llama.answer_ids("w1 w2", limit=2) == ids
+    assert llama.answer_ids("w1 w2", limit=1) == ids[:1]
+    assert llama.answer_ids("w1 w2", ended=False) == ids
+
+
+def test_without_a_chat_template_the_message_names_the_option(llama: ChatModel) -> None:
+    llama.tokenizer.chat_template = None
+    with pytest.raises(ChatTemplateError, match="--chat-template"):
+        llama.prompt_ids("w1")
+
+
+def test_a_batch_of_different_lengths_answers_as_its_members_alone(chat: ChatModel) -> None:
+    together = chat.generate(TEXTS, max_new_tokens=8)
+    alone = [chat.generate([text], max_new_tokens=8)[0] for text in TEXTS]
+    assert together == alone
+    assert chat.generate(TEXTS, max_new_tokens=8, batch_size=2) == alone
+    assert len(set(alone)) > 1, "answers that are all equal could not show a mix-up"
+
+
+def test_generation_is_greedy_decoding_after_the_prompt(chat: ChatModel) -> None:
+    for text, answer in zip(TEXTS, chat.generate(TEXTS, max_new_tokens=5), strict=True):
+        expected = plain_greedy(chat, chat.prompt_ids(text), 5)
+        assert answer == chat.tokenizer.decode(expected, skip_special_tokens=True).strip()
+
+
+def test_saved_sampling_defaults_do_not_make_answers_random(llama: ChatModel) -> None:
+    greedy = llama.generate(TEXTS, max_new_tokens=8)
+    llama.model.generation_config.update(do_sample=True, temperature=5.0, top_k=0)
+    assert llama.generate(TEXTS, max_new_tokens=8) == greedy
+
+
+def test_generation_reports_progress_up_to_the_number_of_prompts(llama: ChatModel) -> None:
+    seen: list[tuple[int, int]] = []
+    llama.generate(TEXTS, max_new_tokens=1, batch_size=4, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 6), (6, 6)]
+
+
+def test_no_prompts_give_no_answers(llama: ChatModel) -> None:
+    assert llama.generate([], max_new_tokens=3) == []
+
+
+def test_the_batch_is_halved_when_memory_runs_out(llama: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = llama.generate(TEXTS, max_new_tokens=4)
+    inner = llama.model.generate
+    sizes: list[int] = []
+
+    def scarce(*, input_ids: torch.Tensor, **options: object) -> torch.Tensor:
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("full")
+        return inner(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(llama.model, "generate", scarce)
+    assert llama.generate(TEXTS, max_new_tokens=4, batch_size=8) == expected
+    assert sizes == [6, 4, 2, 2, 2]
+
+
+def test_a_single_prompt_that_does_not_fit_is_an_error(llama: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(llama.model, "generate", full)
+    with pytest.raises(OutOfMemoryError, match="one prompt"):
+        llama.generate(TEXTS, max_new_tokens=4)
+
+
+def test_head_and_final_norm_are_the_end_of_the_models_own_forward(chat: ChatModel) -> None:
+    ids = torch.tensor([chat.prompt_ids("w1 w2 w3")])
+    states: list[torch.Tensor] = []
+    handle = chat.blocks[-1].register_forward_hook(
+        lambda _, __, output: states.append(output[0] if isinstance(output, tuple) else output)
+    )
+    with torch.no_grad():
+        expected = chat.model(ids).logits
+        handle.remove()
+        torch.testing.assert_close(chat.head(chat.final_norm(states[0])), expected)
+
+
+def test_frozen_restores_requires_grad_and_train_mode(chat: ChatModel) -> None:
+    parameters = list(chat.model.parameters())
+    wanted = [index % 2 == 0 for index in range(len(parameters))]
+    for parameter, flag in zip(parameters, wanted, strict=True):
+        parameter.requires_grad_(flag)
+    chat.model.train()
+    with chat.frozen():
+        assert not any(parameter.requires_grad for parameter in parameters)
+        assert not any(module.training for module in chat.model.modules())
+    assert [parameter.requires_grad for parameter in parameters] == wanted
+    assert all(module.training for module in chat.model.modules())
+
+
+def test_frozen_restores_even_when_the_body_raises(llama: ChatModel) -> None:
+    llama.model.train()
+    with pytest.raises(RuntimeError, match="body"), llama.frozen():
+        raise RuntimeError("body")
+    assert llama.model.training
+    assert all(parameter.requires_grad for parameter in llama.model.parameters())
+
+
+def test_frozen_restores_a_model_that_trains_only_in_part(llama: ChatModel) -> None:
+    llama.model.eval()
+    llama.blocks[1].train()
+    before = [module.training for module in llama.model.modules()]
+    with llama.frozen():
+        pass
+    assert [module.training for module in llama.model.modules()] == before
+
+
+def test_generation_changes_no_weight(llama: ChatModel) -> None:
+    before = snapshot(llama.model)
+    llama.generate(TEXTS, max_new_tokens=2)
+    assert all(torch.equal(before[name], weight) for name, weight in llama.model.named_parameters())
+
+
+def test_counts_describe_the_whole_model(llama: ChatModel) -> None:
+    assert llama.neurons == 48
+    assert len(llama.blocks) == len(llama.sites) == 2
+    assert llama.dtype == torch.float32
+    assert llama.device.type == "cpu"
+
+
+def test_the_tiny_tokenizer_knows_its_words() -> None:
+    assert make_tokenizer()(SAFE, add_special_tokens=False)["input_ids"] == [token(SAFE)]
+    assert make_chat("llama").tokenizer.unk_token_id == token("<unk>")
