@@ -6,9 +6,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-from tiny import Planted, make_chat, planted_chat
 
 from pkedit.models.chat import ChatModel
+from tiny import Planted, make_chat, planted_chat
 
 # Grouped-query attention; attention biases; Conv1D, whose weights are stored the other way round.
 TINY_FAMILIES = ("llama", "qwen2", "gpt2")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import save_chat
 
 from pkedit.cli import main
 from pkedit.errors import PkeditError
 from pkedit.run.record import RunRecord
+from tiny import save_chat
 
 SETTINGS: dict[str, Any] = {
     "pairs": 6,
@@ -103,9 +103,7 @@ def test_a_run_leaves_every_file_and_says_where(finished: Path, invoke: Invoke, 
     assert "random regions" in output
 
 
-def test_the_same_command_again_recomputes_nothing(
-    finished: Path, invoke: Invoke, model: Path, settings: Path
-) -> None:
+def test_the_same_command_again_recomputes_nothing(finished: Path, invoke: Invoke, model: Path, settings: Path) -> None:
     before = RunRecord.load(finished)
     delta = (finished / "delta.safetensors").stat().st_mtime_ns
     code, _, _ = invoke("run", model, "--settings", settings, "--arms", "vanilla,random,pke", "--out", finished)

@@ -2,6 +2,14 @@
 
 import pytest
 import torch
+
+from pkedit.locate.causal import CausalCheck, causal_check
+from pkedit.locate.locating import Located, locate
+from pkedit.locate.region import Region
+from pkedit.models.batches import Dialogue
+from pkedit.models.chat import ChatModel
+from pkedit.models.hooks import replaced_activations
+from pkedit.settings import LocateSettings
 from tiny import (
     Planted,
     answer_log_likelihood,
@@ -12,14 +20,6 @@ from tiny import (
     make_region,
     snapshot,
 )
-
-from pkedit.locate.causal import CausalCheck, causal_check
-from pkedit.locate.locating import Located, locate
-from pkedit.locate.region import Region
-from pkedit.models.batches import Dialogue
-from pkedit.models.chat import ChatModel
-from pkedit.models.hooks import replaced_activations
-from pkedit.settings import LocateSettings
 
 SETTINGS = LocateSettings(neurons=4, first_layer=0.0, last_layer=1.0, precision="full")
 

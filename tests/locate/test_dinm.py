@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import UNSAFE, changed_weights, leftovers, make_chat, make_pairs, snapshot, token
 
 from pkedit.errors import TooFewPairsError
 from pkedit.locate.dinm import layer_distances, toxic_layer, whole_layer
 from pkedit.models.chat import ChatModel
 from pkedit.prompts.types import ContrastPair
+from tiny import UNSAFE, changed_weights, leftovers, make_chat, make_pairs, snapshot, token
 
 LAYERS = 4
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny import Planted, changed_weights, leftovers, make_demonstrations, make_pairs, planted_chat, snapshot
 
 import pkedit
 from pkedit.errors import RegionError, TooFewPairsError
 from pkedit.locate.locating import Located, locate, pair_dialogues
 from pkedit.models.chat import ChatModel
 from pkedit.settings import LocateSettings
+from tiny import Planted, changed_weights, leftovers, make_demonstrations, make_pairs, planted_chat, snapshot
 
 EVERYWHERE = LocateSettings(neurons=6, first_layer=0.0, last_layer=1.0, precision="full")
 

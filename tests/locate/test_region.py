@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import make_region
 
 from pkedit.errors import RegionError
 from pkedit.locate.region import Region, choose_region, percentile_ranks, random_region
+from tiny import make_region
 
 # Three layers of four neurons. By "a" the order is (2,3), (2,2), …, (0,0); by "b" it is the reverse.
 RISING = [torch.arange(4.0) + 4 * layer for layer in range(3)]
@@ -109,7 +109,7 @@ def test_no_neuron_is_chosen_twice() -> None:
     ids=["beyond the model", "empty range", "no count", "no weight"],
 )
 def test_when_nothing_matches_the_error_says_what_to_change(wrong: dict[str, object]) -> None:
-    with pytest.raises(RegionError, match="no neuron matches.*layers 0 to 2"):
+    with pytest.raises(RegionError, match=r"no neuron matches.*layers 0 to 2"):
         choose(**wrong)  # type: ignore[arg-type]
 
 

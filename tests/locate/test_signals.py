@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny import Planted, make_demonstrations, make_pairs, planted_chat
 from torch import Tensor
 
 from pkedit.locate.locating import pair_dialogues
@@ -15,6 +14,7 @@ from pkedit.locate.utility import utilities
 from pkedit.models.batches import Dialogue, answer_logits, dialogue, log_likelihoods, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.hooks import replaced_activations
+from tiny import Planted, make_demonstrations, make_pairs, planted_chat
 
 PAIRS = 8
 OPTIONS = {"first_tokens": 1, "first_weight": 4.0}
@@ -118,9 +118,7 @@ def test_contributions_are_the_mean_over_pairs(planted: Planted) -> None:
         ),
         seen.margin.log_likelihood.repeat(2),
     )
-    for one, two in zip(
-        contributions(seen.margin, seen.harmless), contributions(twice, seen.harmless), strict=True
-    ):
+    for one, two in zip(contributions(seen.margin, seen.harmless), contributions(twice, seen.harmless), strict=True):
         torch.testing.assert_close(one, two)
 
 

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
+
+from pkedit.locate.trace import EXACT_WIDTH, Trace, trace
+from pkedit.models.batches import Dialogue, dialogue
+from pkedit.models.chat import ChatModel
 from tiny import (
     answer_log_likelihood,
     changed_weights,
@@ -13,11 +18,6 @@ from tiny import (
     make_pairs,
     snapshot,
 )
-from torch import Tensor
-
-from pkedit.locate.trace import EXACT_WIDTH, Trace, trace
-from pkedit.models.batches import Dialogue, dialogue
-from pkedit.models.chat import ChatModel
 
 FIRST_TOKENS, FIRST_WEIGHT = 2, 4.0
 
@@ -63,7 +63,9 @@ def plainly(chat: ChatModel) -> tuple[list[list[Plain]], list[float]]:
     shown, scores = [], []
     for item, sign in zip(*dialogues(chat), strict=True):
         seen: list[Tensor] = []
-        handles = [site.write.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for site in chat.sites]
+        handles = [
+            site.write.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0])) for site in chat.sites
+        ]
         score = weighted_log_likelihood(chat, item)
         for handle in handles:
             handle.remove()

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import answer_log_likelihood, changed_weights, make_chat, make_pairs, snapshot
 from torch import Tensor
 
 from pkedit.locate.locating import pair_dialogues
@@ -10,6 +9,7 @@ from pkedit.locate.trace import Trace, trace
 from pkedit.locate.weights import compare_weights, weight_change, weight_change_after_steps
 from pkedit.models.batches import Dialogue
 from pkedit.models.chat import ChatModel
+from tiny import answer_log_likelihood, changed_weights, make_chat, make_pairs, snapshot
 
 FIRST_TOKENS, FIRST_WEIGHT = 1, 3.0
 

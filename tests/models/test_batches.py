@@ -3,7 +3,6 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import answer_log_likelihood, make_demonstrations, make_pairs
 
 from pkedit.models.batches import (
     AnswerBatch,
@@ -16,6 +15,7 @@ from pkedit.models.batches import (
     make_batch,
 )
 from pkedit.models.chat import ChatModel
+from tiny import answer_log_likelihood, make_demonstrations, make_pairs
 
 
 def dialogues(chat: ChatModel) -> list[Dialogue]:

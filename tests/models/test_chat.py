@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny import SAFE, make_chat, make_tokenizer, snapshot, token, words
 
 from pkedit.errors import ChatTemplateError, OutOfMemoryError
 from pkedit.models.chat import ChatModel
+from tiny import SAFE, make_chat, make_tokenizer, snapshot, token, words
 
 TEXTS = [words(count, seed=count) for count in (1, 9, 3, 3, 14, 6)]
 

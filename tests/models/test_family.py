@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import changed_weights, leftovers, make_chat, make_model, snapshot
 from torch import nn
 
 from pkedit.errors import ModelLoadError
 from pkedit.models import family as table
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import FAMILIES, MlpSite, find_sites, probe
+from tiny import changed_weights, leftovers, make_chat, make_model, snapshot
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -86,7 +86,7 @@ def test_the_probe_rejects_matrices_whose_shapes_disagree(llama: ChatModel) -> N
 def test_the_probe_rejects_neurons_that_do_not_reach_the_logits(llama: ChatModel) -> None:
     with torch.no_grad():
         llama.sites[1].write_weight.zero_()
-    with pytest.raises(ModelLoadError, match="layer 1.*did not change"):
+    with pytest.raises(ModelLoadError, match=r"layer 1.*did not change"):
         probe(llama.model, llama.sites)
 
 

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from tiny import leftovers
 
 from pkedit.models.chat import ChatModel
 from pkedit.models.hooks import (
@@ -17,6 +16,7 @@ from pkedit.models.hooks import (
     scaled_activations,
     skipped_blocks,
 )
+from tiny import leftovers
 
 IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5]])
 NEURONS = torch.tensor([1, 4])
@@ -41,8 +41,9 @@ CONTEXTS: dict[str, Callable[[ChatModel], AbstractContextManager[None]]] = {
 @pytest.mark.parametrize("name", sorted(CONTEXTS))
 def test_nothing_is_left_when_the_body_raises(chat: ChatModel, name: str) -> None:
     expected = logits(chat)
-    with pytest.raises(RuntimeError, match="body"), CONTEXTS[name](chat):
+    with CONTEXTS[name](chat):
         assert leftovers(chat.model), "the context did nothing"
+    with pytest.raises(RuntimeError, match="body"), CONTEXTS[name](chat):
         raise RuntimeError("body")
     assert leftovers(chat.model) == []
     assert torch.equal(logits(chat), expected)

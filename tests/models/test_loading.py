@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TEMPLATE, make_chat, make_model, make_tokenizer, save_chat, token
 
 from pkedit.errors import ChatTemplateError, ModelLoadError, PkeditError
 from pkedit.models import load_model
+from tiny import TEMPLATE, make_chat, make_model, make_tokenizer, save_chat, token
 
 TEXTS = ["w1 w2 w3", "w5"]
 
@@ -66,7 +66,7 @@ def test_an_unknown_model_is_refused_with_its_name_and_what_may_be_given() -> No
 
 
 def test_a_folder_without_config_is_not_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="without config.json"):
+    with pytest.raises(ModelLoadError, match=r"without config\.json"):
         load_model(str(tmp_path))
 
 
@@ -89,7 +89,7 @@ def test_without_the_embedded_package_the_message_says_how_to_install_it(monkeyp
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_loaded() -> None:
-    with pytest.raises(ModelLoadError, match="unknown dtype 'float8'.*float32, bfloat16, float16"):
+    with pytest.raises(ModelLoadError, match=r"unknown dtype 'float8'.*float32, bfloat16, float16"):
         load_model("nobody/no-such-model", dtype="float8")
 
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny import TEMPLATE, leftovers, make_chat, make_demonstrations, make_region
 
 from pkedit.edit.hooked import HookedDelta
 from pkedit.models.batches import AnswerBatch, Dialogue, answer_logits, dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import FAMILIES
 from pkedit.models.prefix import WORTH_SHARING, PrefixCache
+from tiny import TEMPLATE, leftovers, make_chat, make_demonstrations, make_region
 
 SYSTEM = " ".join(f"w{number}" for number in range(50, 52 + WORTH_SHARING))
 TEMPLATES = {"own beginnings": TEMPLATE, "shared beginning": TEMPLATE.replace("{% for", f"{SYSTEM}{{% for", 1)}

@@ -151,20 +151,23 @@ class Delta:
         if header.get("format") != "pkedit-delta" or header.get("schema_version") != str(SCHEMA_VERSION):
             raise DeltaError(f"{path}: not a pkedit delta of schema version {SCHEMA_VERSION}")
         grouped: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            _, layer, rest = name.split(".", 2)
-            grouped.setdefault(int(layer), {})[rest] = tensor
         layers = []
-        for number, content in sorted(grouped.items()):
-            parts = sorted(name.removesuffix(".change") for name in content if name.endswith(".change"))
-            layers.append(
-                LayerDelta(
-                    number,
-                    content["neurons"],
-                    {part: content[f"{part}.change"] for part in parts},
-                    {part: content[f"{part}.original"] for part in parts},
+        try:
+            for name, tensor in tensors.items():
+                _, layer, rest = name.split(".", 2)
+                grouped.setdefault(int(layer), {})[rest] = tensor
+            for number, content in sorted(grouped.items()):
+                parts = sorted(name.removesuffix(".change") for name in content if name.endswith(".change"))
+                layers.append(
+                    LayerDelta(
+                        number,
+                        content["neurons"],
+                        {part: content[f"{part}.change"] for part in parts},
+                        {part: content[f"{part}.original"] for part in parts},
+                    )
                 )
-            )
+        except (KeyError, ValueError) as error:
+            raise DeltaError(f"{path}: a tensor of the delta is missing or misnamed ({error})") from None
         return cls(tuple(layers), header.get("base", ""))
 
     def _placed(self, chat: ChatModel) -> Iterable[tuple[MlpSite, LayerDelta]]:

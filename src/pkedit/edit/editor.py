@@ -111,8 +111,9 @@ def _step(
     """One step's gradient, accumulated over batches of similar length."""
     chosen = sampler.draw()
     cache.prepare(chosen)
+    pairs = max(sum(sampler.examples[index].role == "safe" for index in chosen), 1)
     weight = {
-        "safe": settings.safe_weight / max(sum(sampler.examples[index].role == "safe" for index in chosen), 1),
+        "safe": settings.safe_weight / pairs,
         "unsafe": settings.unsafe_weight / max(sum(sampler.examples[index].role == "unsafe" for index in chosen), 1),
         "harmless": settings.harmless_weight
         / max(sum(sampler.examples[index].role == "harmless" for index in chosen), 1),
@@ -126,7 +127,7 @@ def _step(
             logits = chat.head(batch.at_answers(cache.final_states(group, batch)))
             per_dialogue = batch.per_dialogue(_per_token(chat, cache, sampler, group, batch, logits, settings))
             avoided = _avoided(sampler, group, batch, logits, settings)
-            loss = settings.unsafe_weight * avoided / settings.pairs_per_step
+            loss = settings.unsafe_weight * avoided / pairs
             totals["unsafe"] += float(loss.detach())
             for row, index in enumerate(group):
                 role = sampler.examples[index].role
@@ -140,7 +141,9 @@ def _step(
                 sampler.report(index, float(value.detach()))
                 totals[role] += float(value.detach()) * weight[role]
                 loss = loss + weight[role] * value
-            loss.backward()  # type: ignore[no-untyped-call]
+            # Harmless answers alone have no gradient where theirs is switched off.
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
     norm = hooked.norm_penalty()
     (settings.norm_weight * norm).backward()  # type: ignore[no-untyped-call]
     return StepLosses(

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from pkedit.edit.delta import WRITE, Delta, LayerDelta, vectors
+from pkedit.edit.delta import WRITE, Delta, LayerDelta, part_names, vectors
+from pkedit.errors import DeltaError, RegionError
 from pkedit.locate.region import Region
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import MlpSite
@@ -30,6 +31,7 @@ class HookedDelta:
         self.free: dict[tuple[int, str], Tensor] = {}
         self._size: dict[tuple[int, str], Tensor] = {}
         self._scale: dict[tuple[int, str], Tensor] = {}
+        _check(chat, region, parts)
         for layer, indices in region.by_layer().items():
             site = chat.sites[layer]
             device = site.write_vectors().device
@@ -96,3 +98,21 @@ class HookedDelta:
                 )
             )
         return Delta(tuple(layers), self._chat.name)
+
+
+def _check(chat: ChatModel, region: Region, parts: tuple[str, ...]) -> None:
+    """That the model has the neurons of the region and the matrices named by `parts`."""
+    for layer, indices in region.by_layer().items():
+        if layer >= len(chat.sites):
+            raise RegionError(
+                f"the region names layer {layer}, the model has {len(chat.sites)} layers; was it located in another?"
+            )
+        if indices[-1] >= chat.sites[layer].neurons:
+            raise RegionError(
+                f"the region names neuron {indices[-1]} of layer {layer}, the model has {chat.sites[layer].neurons} "
+                "there; was it located in another?"
+            )
+        known = part_names(chat.sites[layer])
+        for part in parts:
+            if part not in known:
+                raise DeltaError(f"{chat.name} has no part {part!r} to edit; choose from {', '.join(known)}")

@@ -19,7 +19,8 @@ def unlikelihood(log_likelihood: Tensor, bound: float) -> Tensor:
         log_likelihood: log p of each unsafe token, at most 0.
         bound: a probability; tokens less likely than that are left alone.
     """
-    # log(1 − p) loses all gradient precision at p → 1, so p is held just below.
-    probability = log_likelihood.exp().clamp_max(1.0 - 1e-4)
+    # log(1 − p) is infinite at p = 1, so its value is held just below. Only the value: a clamp would end the
+    # gradient where the model is surest of the unsafe token.
+    held = log_likelihood - (log_likelihood + 1e-4).clamp_min(0.0).detach()
     floor = -torch.log1p(torch.tensor(-bound))
-    return (-torch.log1p(-probability) - floor).clamp_min(0.0)
+    return (-torch.log(-torch.expm1(held)) - floor).clamp_min(0.0)

@@ -99,21 +99,22 @@ def added_outputs(modules: Sequence[nn.Module], add: Callable[[int, Tensor, Tens
 
 
 @contextmanager
-def skipped_blocks(blocks: Sequence[nn.Module], hidden: Tensor, *, as_tuple: bool) -> Generator[None]:
-    """Lets the model's own forward pass jump over `blocks`, as if the last of them had returned `hidden`."""
+def skipped_blocks(
+    blocks: Sequence[nn.Module], hidden: Tensor | None, *, as_tuple: Callable[[], bool]
+) -> Generator[None]:
+    """Lets the model's own forward pass jump over `blocks`: each returns `hidden`, or what it was given.
 
-    def forward(*_: Any, **__: Any) -> Any:
-        return (hidden,) if as_tuple else hidden
+    `as_tuple` says, when the first of them is reached, whether this model's blocks return tuples.
+    """
 
-    # A forward that accelerate put on the instance must come back; usually there is only the class's.
-    before = [vars(block).get("forward") for block in blocks]
+    def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        states = hidden_states if hidden is None else hidden
+        return (states,) if as_tuple() else states
+
     for block in blocks:
         block.forward = forward
     try:
         yield
     finally:
-        for block, own in zip(blocks, before, strict=True):
-            if own is None:
-                del block.forward
-            else:
-                block.forward = own
+        for block in blocks:
+            del block.forward

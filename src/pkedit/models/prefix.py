@@ -6,11 +6,10 @@ and values, so each batch computes them for one row, with gradient, and lends th
 """
 
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from pkedit.models.batches import AnswerBatch, Dialogue, by_length, make_batch
@@ -49,16 +48,21 @@ class PrefixCache:
         self._entering: dict[int, Tensor] = {}
         self._final: dict[int, Tensor] = {}
         self._prepared: set[int] = set()
-        self._shared = _shared_tokens(dialogues)
+        shared = _shared_tokens(dialogues)
+        self._shared = shared if shared >= WORTH_SHARING else 0
+        self._shared_entering: Tensor | None = None
 
     def prepare(self, indices: Sequence[int]) -> None:
         """Computes what is not stored yet for these dialogues; call it while nothing is hooked into the model."""
         missing = [index for index in dict.fromkeys(indices) if index not in self._prepared]
-        if not self._below:
-            missing = [index for index in missing if index in self._keep_final]
-        lengths = [len(self._dialogues[index]) for index in missing]
-        for places in by_length(lengths, tokens=self._tokens_per_batch):
-            self._fill([missing[place] for place in places])
+        for wanted in (True, False):
+            # Where no final states are kept, the pass ends at the lowest edited layer.
+            members = [index for index in missing if (index in self._keep_final) is wanted]
+            if not wanted and not self._below:
+                continue
+            lengths = [len(self._dialogues[index]) for index in members]
+            for places in by_length(lengths, tokens=self._tokens_per_batch):
+                self._fill([members[place] for place in places], keep_final=wanted)
         self._prepared.update(missing)
 
     def batch(self, group: Sequence[int]) -> AnswerBatch:
@@ -73,39 +77,44 @@ class PrefixCache:
 
     def final_states(self, group: Sequence[int], batch: AnswerBatch) -> Tensor:
         """Final states [dialogues, tokens, hidden] of the model as it is now, running only the upper layers."""
-        shared = self._shared if len(group) > 1 else 0
-        entering = None
-        if self._below:
-            entering = torch.nn.utils.rnn.pad_sequence([self._entering[index] for index in group], batch_first=True)
-        if shared < WORTH_SHARING:
-            return self._upper(batch.ids, entering, None)
-        cache = DynamicCache()
-        self._upper(batch.ids[:1, :shared], None if entering is None else entering[:1, :shared], cache)
-        for layer in range(len(self._below)):
-            # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
-            nothing = torch.zeros(1, 1, shared, 1, device=batch.ids.device)
-            cache.update(nothing, nothing, layer)
-        kept: Any
-        for kept in cache.layers[len(self._below) :]:
-            kept.keys = kept.keys.expand(len(group), -1, -1, -1)
-            kept.values = kept.values.expand(len(group), -1, -1, -1)
-        states = self._upper(batch.ids[:, shared:], None if entering is None else entering[:, shared:], cache)
-        # Positions of the shared tokens are never asked for: no answer begins there.
-        return torch.nn.functional.pad(states, (0, 0, shared, 0))
+        if not self._below:
+            return self._forward(batch, None)
+        entering = torch.nn.utils.rnn.pad_sequence([self._entering[index] for index in group], batch_first=True)
+        return self._forward(batch, entering)
 
     def original(self, index: int) -> Tensor:
         """The final states at the answer tokens of dialogue `index` when it was prepared."""
         return self._final[index]
 
+    def _forward(self, batch: AnswerBatch, entering: Tensor | None) -> Tensor:
+        """Final states; from `entering`, [dialogues, tokens behind the shared ones, hidden], where it is given."""
+        shared = self._shared
+        if not shared:
+            return self._upper(batch.ids, entering, None)
+        cache = DynamicCache()
+        self._upper(batch.ids[:1, :shared], None if entering is None else self._shared_entering, cache)
+        skipped = 0 if entering is None else len(self._below)
+        for layer in range(skipped):
+            # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
+            nothing = torch.zeros(1, 1, shared, 1, device=batch.ids.device)
+            cache.update(nothing, nothing, layer)
+        kept: Any
+        for kept in cache.layers[skipped:]:
+            kept.keys = kept.keys.expand(len(batch), -1, -1, -1)
+            kept.values = kept.values.expand(len(batch), -1, -1, -1)
+        states = self._upper(batch.ids[:, shared:], entering, cache)
+        # Positions of the shared tokens are never asked for: no answer begins there.
+        return torch.nn.functional.pad(states, (0, 0, shared, 0))
+
     def _upper(self, ids: Tensor, entering: Tensor | None, cache: DynamicCache | None) -> Tensor:
         base = self._chat.model.base_model
-        jump = nullcontext() if entering is None else skipped_blocks(self._below, entering, as_tuple=self._as_tuple)
-        with jump:
+        below: Sequence[nn.Module] = () if entering is None else self._below
+        with skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
             states: Tensor = base(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
         return states
 
     @torch.no_grad()
-    def _fill(self, group: Sequence[int]) -> None:
+    def _fill(self, group: Sequence[int], *, keep_final: bool) -> None:
         batch = self.batch(group)
         seen: list[Tensor] = []
 
@@ -113,13 +122,18 @@ class PrefixCache:
             self._as_tuple = isinstance(output, tuple)
             seen.append(output[0] if isinstance(output, tuple) else output)
 
-        with outputs_of(self._below[-1:], receive):
-            final = self._upper(batch.ids, None, None)
-        for row, index in enumerate(group):
-            if seen:
-                self._entering[index] = seen[0][row, : len(self._dialogues[index])].clone()
-            if index in self._keep_final:
+        unneeded = [] if keep_final else self._chat.blocks[len(self._below) :]
+        with outputs_of(self._below[-1:], receive), skipped_blocks(unneeded, None, as_tuple=lambda: self._as_tuple):
+            final = self._forward(batch, None)
+        if keep_final:
+            for row, index in enumerate(group):
                 self._final[index] = final[row, batch.column[batch.row == row]].clone()
+        if not self._below:
+            return
+        if self._shared:
+            self._shared_entering = seen[0]
+        for row, index in enumerate(group):
+            self._entering[index] = seen[-1][row, : len(self._dialogues[index]) - self._shared].clone()
 
 
 def _shared_tokens(dialogues: Sequence[Dialogue]) -> int:

@@ -101,7 +101,8 @@ def layer_chart(counts: Sequence[int]) -> Markup:
 def curve_chart(history: Sequence[Mapping[str, float]]) -> Markup:
     """The terms of the loss by step. KL is far smaller than the others, so each line is scaled to its own maximum."""
     last = len(history) - 1
-    canvas = _Canvas((0.0, float(last)), (0.0, 1.0))
+    # Above 1 there is room for the legend.
+    canvas = _Canvas((0.0, float(last)), (0.0, 1.35))
     canvas.axes(_ticks(last), (0, 0.5, 1), "step", "share of the term's maximum")
     for place, (term, name) in enumerate(TERMS.items()):
         values = [row[term] for row in history]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pkedit.run.record import RecordedMetric, RunRecord
@@ -32,7 +33,7 @@ def print_summary(console: Console, record: RunRecord, folder: Path) -> None:
     console.print()
     for name, content in FILES.items():
         if (folder / name).is_file():
-            console.print(f"{folder / name}  [dim]{content}[/]", highlight=False, soft_wrap=True)
+            console.print(f"{escape(str(folder / name))}  [dim]{content}[/]", highlight=False, soft_wrap=True)
     _print(console, next_step(record, folder))
 
 

@@ -1,0 +1,71 @@
+"""The terminal's last word, and the live line before it."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pkedit.run.record import RecordedMetric, RunRecord, StageRecord
+from pkedit.run.summary import cost_sentence, metric_tables
+from pkedit.run.watching import Watcher
+from pkedit.settings import RunSettings
+
+
+def make_record() -> RunRecord:
+    names = ("asr", "asr_bare", "over_refusal", "kl", "perplexity", "ds", "fluency")
+    metrics = {name: RecordedMetric(value=0.5, n=10, low=0.25, high=0.75) for name in names}
+    without_interval = RecordedMetric(value=0.5, n=1, low=None, high=None)
+    return RunRecord(
+        settings=RunSettings(),
+        metrics={"vanilla": metrics, "pke": {**metrics, "kl": without_interval}},
+        stages={"load": StageRecord(seconds=2, peak_memory=2**30), "locate": StageRecord(seconds=3, peak_memory=2**31)},
+    )
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_attack_success_never_stands_without_its_cost(width: int) -> None:
+    first = metric_tables(make_record(), width)[0]
+    headings = " ".join(str(column.header) for column in first.columns)
+    assert all(name in headings for name in ("ASR", "Over-refusal", "KL"))
+
+
+def test_every_cell_has_its_interval_and_every_value_its_n() -> None:
+    output = io.StringIO()
+    for table in metric_tables(make_record(), 200):
+        Console(file=output, width=200).print(table)
+    text = output.getvalue()
+    assert "25.0 to 75.0" in text
+    assert "n 10" in text
+    # Where arms differ in n, each cell says its own.
+    assert "n 1 " in text
+
+
+def test_seconds_add_up_and_memory_is_the_peak() -> None:
+    assert cost_sentence(make_record()) == "5 s in all (locate 3 s, load 2 s), peak memory 2.00 GiB."
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_stages_are_told_in_a_terminal_and_in_a_log(terminal: bool) -> None:
+    output = io.StringIO()
+    with Watcher(Console(file=output, force_terminal=terminal, width=100)) as watcher:
+        watcher.stage("locate")
+        watcher.step(1, 4)
+        watcher.stage("edit pke")
+        watcher.step(2, 4, "safe 0.50")
+    text = output.getvalue()
+    assert "locating the region: 0.0 s" in text
+    assert "editing: pke: 0.0 s" in text
+    assert terminal or "\x1b" not in text
+
+
+def test_an_interrupted_stage_is_not_told_as_done() -> None:
+    output = io.StringIO()
+
+    def interrupted() -> None:
+        with Watcher(Console(file=output, force_terminal=False)) as watcher:
+            watcher.stage("locate")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "region: " not in output.getvalue()
