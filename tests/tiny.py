@@ -26,6 +26,9 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<user> {{ message['content'] }} {{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+# A system message long enough to be worth sharing.
+SYSTEM = " ".join(f"w{number}" for number in range(50, 60))
+SYSTEM_TEMPLATE = TEMPLATE.replace("{% for", f" {SYSTEM} {{% for", 1)
 
 
 def make_tokenizer(*, chat_template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:

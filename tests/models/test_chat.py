@@ -5,7 +5,7 @@ import torch
 
 from pkedit.errors import ChatTemplateError, OutOfMemoryError
 from pkedit.models.chat import ChatModel
-from tiny import SAFE, make_chat, make_tokenizer, snapshot, token, words
+from tiny import SAFE, SYSTEM, SYSTEM_TEMPLATE, TEMPLATE, make_chat, make_tokenizer, snapshot, token, words
 
 TEXTS = [words(count, seed=count) for count in (1, 9, 3, 3, 14, 6)]
 
@@ -42,7 +42,9 @@ def test_without_a_chat_template_the_message_names_the_option(llama: ChatModel) 
         llama.prompt_ids("w1")
 
 
-def test_a_batch_of_different_lengths_answers_as_its_members_alone(chat: ChatModel) -> None:
+@pytest.mark.parametrize("template", [TEMPLATE, SYSTEM_TEMPLATE], ids=["own beginnings", "shared beginning"])
+def test_a_batch_of_different_lengths_answers_as_its_members_alone(chat: ChatModel, template: str) -> None:
+    chat.tokenizer.chat_template = template
     together = chat.generate(TEXTS, max_new_tokens=8)
     alone = [chat.generate([text], max_new_tokens=8)[0] for text in TEXTS]
     assert together == alone
@@ -50,10 +52,23 @@ def test_a_batch_of_different_lengths_answers_as_its_members_alone(chat: ChatMod
     assert len(set(alone)) > 1, "answers that are all equal could not show a mix-up"
 
 
-def test_generation_is_greedy_decoding_after_the_prompt(chat: ChatModel) -> None:
+@pytest.mark.parametrize("template", [TEMPLATE, SYSTEM_TEMPLATE], ids=["own beginnings", "shared beginning"])
+def test_generation_is_greedy_decoding_after_the_prompt(chat: ChatModel, template: str) -> None:
+    chat.tokenizer.chat_template = template
     for text, answer in zip(TEXTS, chat.generate(TEXTS, max_new_tokens=5), strict=True):
         expected = plain_greedy(chat, chat.prompt_ids(text), 5)
         assert answer == chat.tokenizer.decode(expected, skip_special_tokens=True).strip()
+
+
+def test_a_shared_beginning_is_read_once(llama: ChatModel) -> None:
+    llama.tokenizer.chat_template = SYSTEM_TEMPLATE
+    shared = 1 + len(SYSTEM.split()) + 1  # BOS, system message, user mark
+    read: list[int] = []
+    handle = llama.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0].numel()))
+    llama.generate(TEXTS, max_new_tokens=1)
+    handle.remove()
+    rest = max(len(llama.prompt_ids(text)) for text in TEXTS) - shared
+    assert read == [shared, len(TEXTS) * rest]
 
 
 def test_saved_sampling_defaults_do_not_make_answers_random(llama: ChatModel) -> None:

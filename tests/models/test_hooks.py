@@ -34,7 +34,7 @@ CONTEXTS: dict[str, Callable[[ChatModel], AbstractContextManager[None]]] = {
     "scaled_activations": lambda chat: scaled_activations(chat.sites[0].write, NEURONS, 0.0),
     "replaced_activations": lambda chat: replaced_activations([(chat.sites[0].write, NEURONS, torch.ones(2))]),
     "added_outputs": lambda chat: added_outputs([chat.sites[0].write], lambda _, __, output: output + 1.0),
-    "skipped_blocks": lambda chat: skipped_blocks(chat.blocks[:1], torch.zeros(1, 7, 16), as_tuple=False),
+    "skipped_blocks": lambda chat: skipped_blocks(chat.blocks[:1], torch.zeros(1, 7, 16), as_tuple=lambda: False),
 }
 
 
@@ -119,10 +119,12 @@ def test_the_model_jumps_over_skipped_blocks(chat: ChatModel) -> None:
     hidden = seen[0][0] if as_tuple else seen[0]
     assert isinstance(hidden, torch.Tensor)
     with torch.no_grad():
-        with skipped_blocks(chat.blocks[:1], hidden, as_tuple=as_tuple):
+        with skipped_blocks(chat.blocks[:1], hidden, as_tuple=lambda: as_tuple):
             torch.testing.assert_close(logits(chat), expected)
-        with skipped_blocks(chat.blocks[:1], 2.0 * hidden + 1.0, as_tuple=as_tuple):
+        with skipped_blocks(chat.blocks[:1], 2.0 * hidden + 1.0, as_tuple=lambda: as_tuple):
             assert not torch.allclose(logits(chat), expected)
+        with skipped_blocks(chat.blocks[1:], None, as_tuple=lambda: as_tuple):
+            torch.testing.assert_close(logits(chat), chat.head(chat.final_norm(hidden)))
 
 
 def test_skipping_gives_back_a_forward_that_was_replaced_before(llama: ChatModel) -> None:
@@ -131,6 +133,6 @@ def test_skipping_gives_back_a_forward_that_was_replaced_before(llama: ChatModel
     inner = block.forward
     block.forward = lambda *args, **keywords: inner(*args, **keywords)
     given = block.forward
-    with skipped_blocks([block], torch.zeros(1, 7, 16), as_tuple=False):
+    with skipped_blocks([block], torch.zeros(1, 7, 16), as_tuple=lambda: False):
         logits(llama)
     assert vars(block).get("forward") is given

@@ -9,11 +9,10 @@ from pkedit.edit.hooked import HookedDelta
 from pkedit.models.batches import AnswerBatch, Dialogue, answer_logits, dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import FAMILIES
-from pkedit.models.prefix import WORTH_SHARING, PrefixCache
-from tiny import TEMPLATE, leftovers, make_chat, make_demonstrations, make_region
+from pkedit.models.prefix import PrefixCache
+from tiny import SYSTEM, SYSTEM_TEMPLATE, TEMPLATE, leftovers, make_chat, make_demonstrations, make_region
 
-SYSTEM = " ".join(f"w{number}" for number in range(50, 52 + WORTH_SHARING))
-TEMPLATES = {"own beginnings": TEMPLATE, "shared beginning": TEMPLATE.replace("{% for", f"{SYSTEM}{{% for", 1)}
+TEMPLATES = {"own beginnings": TEMPLATE, "shared beginning": SYSTEM_TEMPLATE}
 LAYERS = 3
 
 
@@ -118,7 +117,7 @@ def test_the_shared_beginning_runs_once_for_the_whole_batch(llama: ChatModel) ->
     longest = max(len(dialogues[index]) for index in group)
     assert len(sizes) == 2
     shared = sizes[0][1]
-    assert shared >= WORTH_SHARING
+    assert shared > len(SYSTEM.split())
     assert sizes == [(1, shared), (3, longest - shared)]
 
 

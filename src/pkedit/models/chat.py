@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pkedit.errors import ChatTemplateError, OutOfMemoryError
 from pkedit.models.family import MlpSite, blocks_of, family_of
+from pkedit.models.generation import GreedyGenerator
 
 Progress = Callable[[int, int], None]
 
@@ -88,19 +89,19 @@ class ChatModel:
     ) -> list[str]:
         """Greedy answers to user messages, in their order; at most `max_new_tokens` tokens each.
 
-        Sorted by length and padded on the left, so that a batch answers as its members would alone.
-        The batch is halved when memory runs out.
+        Sorted by length, so that batches hold little padding. The batch is halved when memory runs out.
 
         Raises:
             OutOfMemoryError: a single prompt does not fit.
         """
         prompts = [self.prompt_ids(text) for text in texts]
+        generator = GreedyGenerator(self.model, prompts, padding=self.tokenizer.pad_token_id)
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         answers: dict[int, str] = {}
         while order:
             batch = order[:batch_size]
             try:
-                generated = self._generate_batch([prompts[index] for index in batch], max_new_tokens)
+                generated = generator.answer([prompts[index] for index in batch], max_new_tokens)
             except (torch.OutOfMemoryError, MemoryError):
                 if batch_size == 1:
                     raise OutOfMemoryError(
@@ -108,31 +109,12 @@ class ChatModel:
                     ) from None
                 batch_size //= 2
                 continue
-            answers.update(zip(batch, generated, strict=True))
+            texts_of_batch = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+            answers.update(zip(batch, (text.strip() for text in texts_of_batch), strict=True))
             order = order[len(batch) :]
             if progress is not None:
                 progress(len(answers), len(texts))
         return [answers[index] for index in range(len(texts))]
-
-    @torch.inference_mode()
-    def _generate_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
-        padding = self.tokenizer.pad_token_id
-        width = max(map(len, prompts))
-        ids = torch.tensor([[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        generated = self.model.generate(
-            input_ids=ids.to(self.device),
-            attention_mask=mask.to(self.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            # A chat model's saved sampling defaults would only raise warnings under greedy decoding.
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=padding,
-        )
-        texts = self.tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
-        return [text.strip() for text in texts]
 
     @contextmanager
     def frozen(self) -> Generator[None]:

@@ -111,10 +111,15 @@ def skipped_blocks(
         states = hidden_states if hidden is None else hidden
         return (states,) if as_tuple() else states
 
+    # A forward that accelerate put on the instance must come back; usually there is only the class's.
+    before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = forward
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward
+        for block, own in zip(blocks, before, strict=True):
+            if own is None:
+                del block.forward
+            else:
+                block.forward = own

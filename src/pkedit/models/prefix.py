@@ -6,7 +6,6 @@ and values, so each batch computes them for one row, with gradient, and lends th
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,8 @@ from transformers import DynamicCache
 
 from pkedit.models.batches import AnswerBatch, Dialogue, by_length, make_batch
 from pkedit.models.chat import ChatModel
+from pkedit.models.generation import lent, shared_beginning
 from pkedit.models.hooks import outputs_of, skipped_blocks
-
-# A shorter shared beginning costs more in bookkeeping than it saves.
-WORTH_SHARING = 8
 
 
 class PrefixCache:
@@ -48,8 +45,7 @@ class PrefixCache:
         self._entering: dict[int, Tensor] = {}
         self._final: dict[int, Tensor] = {}
         self._prepared: set[int] = set()
-        shared = _shared_tokens(dialogues)
-        self._shared = shared if shared >= WORTH_SHARING else 0
+        self._shared = shared_beginning([item.prompt for item in dialogues])
         self._shared_entering: Tensor | None = None
 
     def prepare(self, indices: Sequence[int]) -> None:
@@ -98,11 +94,7 @@ class PrefixCache:
             # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
             nothing = torch.zeros(1, 1, shared, 1, device=batch.ids.device)
             cache.update(nothing, nothing, layer)
-        kept: Any
-        for kept in cache.layers[skipped:]:
-            kept.keys = kept.keys.expand(len(batch), -1, -1, -1)
-            kept.values = kept.values.expand(len(batch), -1, -1, -1)
-        states = self._upper(batch.ids[:, shared:], entering, cache)
+        states = self._upper(batch.ids[:, shared:], entering, lent(cache, len(batch), skipped=skipped))
         # Positions of the shared tokens are never asked for: no answer begins there.
         return torch.nn.functional.pad(states, (0, 0, shared, 0))
 
@@ -134,15 +126,3 @@ class PrefixCache:
             self._shared_entering = seen[0]
         for row, index in enumerate(group):
             self._entering[index] = seen[-1][row, : len(self._dialogues[index]) - self._shared].clone()
-
-
-def _shared_tokens(dialogues: Sequence[Dialogue]) -> int:
-    """How many tokens all prompts begin with; the last prompt token, which predicts the answer, never counts."""
-    prompts = [item.prompt for item in dialogues]
-    if not prompts:
-        return 0
-    limit = min(len(prompt) for prompt in prompts) - 1
-    first = prompts[0]
-    return next(
-        (place for place in range(limit) if any(prompt[place] != first[place] for prompt in prompts)), max(limit, 0)
-    )
