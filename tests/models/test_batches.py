@@ -8,13 +8,13 @@ from pkedit.models.batches import (
     AnswerBatch,
     Dialogue,
     answer_logits,
-    by_length,
     dialogue,
     divergence,
     log_likelihoods,
     make_batch,
 )
 from pkedit.models.chat import ChatModel
+from pkedit.models.sequences import by_length
 from tiny import answer_log_likelihood, make_demonstrations, make_pairs
 
 

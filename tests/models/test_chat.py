@@ -68,7 +68,8 @@ def test_a_shared_beginning_is_read_once(llama: ChatModel) -> None:
     llama.generate(TEXTS, max_new_tokens=1)
     handle.remove()
     rest = max(len(llama.prompt_ids(text)) for text in TEXTS) - shared
-    assert read == [shared, len(TEXTS) * rest]
+    # The beginning, the rest of all prompts in one batch, and the last token of each, which begins the answer.
+    assert read == [shared, len(TEXTS) * (rest - 1), len(TEXTS)]
 
 
 def test_saved_sampling_defaults_do_not_make_answers_random(llama: ChatModel) -> None:

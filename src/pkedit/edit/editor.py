@@ -12,10 +12,11 @@ from pkedit.edit.hooked import HookedDelta
 from pkedit.edit.objective import hinge, unlikelihood
 from pkedit.errors import NonFiniteLossError, RegionError, TooFewPairsError
 from pkedit.locate.region import Region
-from pkedit.models.batches import AnswerBatch, by_length, divergence, log_likelihoods
+from pkedit.models.batches import AnswerBatch, divergence, log_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
 from pkedit.models.prefix import PrefixCache
+from pkedit.models.sequences import by_length
 from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import EditSettings
 

@@ -9,13 +9,13 @@ from torch import Tensor
 from pkedit.models.batches import (
     AnswerBatch,
     answer_logits,
-    by_length,
     dialogue,
     divergence,
     log_likelihoods,
     make_batch,
 )
 from pkedit.models.chat import ChatModel
+from pkedit.models.sequences import by_length
 from pkedit.prompts.types import Demonstration
 
 

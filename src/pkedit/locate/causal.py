@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pkedit.locate.region import Region, random_region
-from pkedit.models.batches import Dialogue, by_length, log_likelihoods
+from pkedit.models.batches import Dialogue, log_likelihoods
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.hooks import replaced_activations
 from pkedit.models.prefix import PrefixCache
+from pkedit.models.sequences import by_length
 
 
 @dataclass(frozen=True)

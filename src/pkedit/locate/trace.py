@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkedit.models.batches import AnswerBatch, Dialogue, answer_logits, by_length, log_likelihoods, make_batch
+from pkedit.models.batches import AnswerBatch, Dialogue, answer_logits, log_likelihoods, make_batch
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.hooks import gradients_from, inputs_of, outputs_of
+from pkedit.models.sequences import by_length
 
 # Hidden widths up to this are kept whole, so that weight tracking is exact; wider ones are sketched.
 EXACT_WIDTH = 128

@@ -82,18 +82,6 @@ def make_batch(
     )
 
 
-def by_length(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
-    """Groups indices so that similar lengths share a batch of at most `tokens` padded tokens."""
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        # Ascending order: the newcomer is the longest, so it sets the padded width.
-        if groups and (len(groups[-1]) + 1) * lengths[index] <= tokens:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
-
-
 def answer_logits(chat: ChatModel, batch: AnswerBatch) -> Tensor:
     """Logits [answer tokens, vocabulary] in float32, by one pass through the whole model."""
     hidden = chat.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state

@@ -1,7 +1,8 @@
 """Greedy answers to token prompts, in batches that answer as their members would alone.
 
-Chat templates open every prompt with the same tokens (a system message). Under causal attention these give every
-prompt the same keys and values, so they are computed once and lent to all.
+Prompts are read in small batches of similar length, which hold little padding and stay in the processor's
+caches; answers are then written in large ones, because every step reads all weights once however many answers
+it continues.
 """
 
 from collections.abc import Sequence
@@ -11,34 +12,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-# A shorter shared beginning costs more in bookkeeping than it saves.
-WORTH_SHARING = 8
+from pkedit.models.keys import Keys, lent, read_beginning, side_by_side, taken
+from pkedit.models.sequences import by_length, shared_beginning
 
-
-def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; the last prompt token, which predicts the answer, never counts.
-
-    0 where so little is shared, or by so few, that it is not worth it.
-    """
-    if len(prompts) < 2:
-        return 0
-    limit = min(map(len, prompts)) - 1
-    first = prompts[0]
-    shared = next((place for place in range(limit) if any(prompt[place] != first[place] for prompt in prompts)), limit)
-    return shared if shared >= WORTH_SHARING else 0
-
-
-def lent(cache: DynamicCache, rows: int, *, skipped: int = 0) -> DynamicCache:
-    """The keys and values of one sequence for `rows` of them, without a copy; of the first `skipped` layers one row."""
-    kept: list[Any] = cache.layers
-    return DynamicCache(
-        [
-            (layer.keys, layer.values)
-            if number < skipped
-            else (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
-            for number, layer in enumerate(kept)
-        ]
-    )
+# Padded tokens read at once. On two cores 1,024 took 0.6 of the time that 8,192 did.
+READ_TOKENS = 1024
 
 
 class GreedyGenerator:
@@ -47,32 +25,24 @@ class GreedyGenerator:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], *, padding: int) -> None:
         self._model = model
         self._padding = padding
+        self._shared = shared_beginning(prompts)
         self._beginning: DynamicCache | None = None
-        shared = shared_beginning(prompts)
-        if shared:
-            self._beginning = DynamicCache()
+        if self._shared:
             with torch.inference_mode():
-                ids = torch.tensor([list(prompts[0][:shared])], device=self._device)
-                model.base_model(input_ids=ids, past_key_values=self._beginning, use_cache=True)
-        self._shared = shared
+                self._beginning = read_beginning(model, prompts[0][: self._shared])
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
         """The answer tokens, [prompts, up to max_new_tokens], filled with padding behind the end of an answer."""
-        width = max(map(len, prompts))
-        # What is shared stands first; the padding that makes lengths equal stands between it and the rest.
-        ids = [
-            [*prompt[: self._shared], *[self._padding] * (width - len(prompt)), *prompt[self._shared :]]
-            for prompt in prompts
-        ]
-        mask = [
-            [*[1] * self._shared, *[0] * (width - len(prompt)), *[1] * (len(prompt) - self._shared)]
-            for prompt in prompts
-        ]
+        cache, mask = side_by_side(self._beginning, self._read(prompts), room=max_new_tokens)
+        width = mask.shape[1] + 1
+        # Of the tokens that were read already, generate() only counts the number.
+        ids = torch.full((len(prompts), width), self._padding, device=mask.device)
+        ids[:, -1] = torch.tensor([prompt[-1] for prompt in prompts], device=mask.device)
         generated: Tensor = self._model.generate(
-            input_ids=torch.tensor(ids, device=self._device),
-            attention_mask=torch.tensor(mask, device=self._device),
-            past_key_values=None if self._beginning is None else lent(self._beginning, len(prompts)),
+            input_ids=ids,
+            attention_mask=torch.nn.functional.pad(mask, (0, 1), value=1),
+            past_key_values=cache,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             # A chat model's saved sampling defaults would only raise warnings under greedy decoding.
@@ -83,7 +53,17 @@ class GreedyGenerator:
         )
         return generated[:, width:]
 
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = self._model.get_input_embeddings().weight.device
-        return device
+    def _read(self, prompts: Sequence[Sequence[int]]) -> list[Keys]:
+        """Keys and values of each prompt behind what is shared, without its last token."""
+        own = [prompt[self._shared : -1] for prompt in prompts]
+        device = self._model.get_input_embeddings().weight.device
+        read: dict[int, Keys] = {}
+        for group in by_length([len(ids) for ids in own], tokens=READ_TOKENS):
+            width = max(len(own[index]) for index in group)
+            # Padding on the right: under causal attention no real token sees it, so no mask is needed.
+            ids = torch.tensor([[*own[index], *[self._padding] * (width - len(own[index]))] for index in group])
+            cache = lent(self._beginning, len(group))
+            self._model.base_model(input_ids=ids.to(device), past_key_values=cache, use_cache=True)
+            for row, index in enumerate(group):
+                read[index] = taken(cache, row, slice(self._shared, self._shared + len(own[index])))
+        return [read[index] for index in range(len(prompts))]

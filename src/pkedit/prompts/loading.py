@@ -34,7 +34,7 @@ def builtin_prompts(kind: Kind) -> list[Prompt]:
 
 
 def builtin_attacks() -> list[Attack]:
-    """The 28 attack templates (14 families) that were written for pkedit."""
+    """The attack templates that were written for pkedit, two of each family."""
     return _attacks(_data("attacks.jsonl"))
 
 

@@ -1,0 +1,101 @@
+"""Attention keys and values that are computed once and used again.
+
+Under causal attention a token's keys and values depend on the tokens before it alone. So those of a beginning
+that all prompts share (a chat template's system message) serve every prompt, and those of a prompt serve every
+answer to it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+# Keys and values of one sequence, layer by layer, each [heads, tokens, width].
+Keys = list[tuple[Tensor, Tensor]]
+
+
+def read_beginning(model: Any, ids: Sequence[int]) -> DynamicCache:
+    """Keys and values of one sequence in every layer, for others to borrow."""
+    cache = DynamicCache()
+    tokens = torch.tensor([list(ids)], device=model.get_input_embeddings().weight.device)
+    model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    return cache
+
+
+def lent(beginning: DynamicCache | None, rows: int, *, whole_from: int = 0) -> DynamicCache:
+    """The keys and values of one sequence for `rows` of them. Layers below `whole_from` are left with one row."""
+    if beginning is None:
+        return DynamicCache()
+    layers: list[Any] = beginning.layers
+    return DynamicCache(
+        [
+            (layer.keys, layer.values)
+            if number < whole_from
+            else (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
+            for number, layer in enumerate(layers)
+        ]
+    )
+
+
+def taken(cache: DynamicCache, row: int, tokens: slice, *, from_layer: int = 0) -> Keys:
+    """Copies of the keys and values of some tokens of one row, in the layers from `from_layer` on."""
+    layers: list[Any] = cache.layers[from_layer:]
+    return [(layer.keys[row, :, tokens].clone(), layer.values[row, :, tokens].clone()) for layer in layers]
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """A cache layer with room for the tokens to come. Growing by concatenation would copy everything at each step."""
+
+    def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
+        """`keys` and `values`, [rows, heads, tokens, width], of which `filled` tokens count."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(keys, values)
+        self._room = (keys, values)
+        self._filled = filled
+        self.keys, self.values = self._counting()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Adds tokens behind those that count, and returns all that count now."""
+        grown = self._filled + key_states.shape[-2]
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, self._filled : grown] = states
+        self._filled = grown
+        self.keys, self.values = self._counting()
+        return self._counting()
+
+    def _counting(self) -> tuple[Tensor, Tensor]:
+        keys, values = self._room
+        return keys[:, :, : self._filled], values[:, :, : self._filled]
+
+
+def side_by_side(beginning: DynamicCache | None, own: Sequence[Keys], *, room: int) -> tuple[DynamicCache, Tensor]:
+    """One cache for several sequences: the shared beginning, then padding, then each one's own, then `room` tokens.
+
+    Returns:
+        The cache and its mask, [rows, tokens without the room], 0 at the padding.
+    """
+    shared = 0 if beginning is None else beginning.get_seq_length()
+    lengths = [keys[0][0].shape[-2] for keys in own]
+    width = shared + max(lengths)
+    mask = torch.ones(len(own), width, dtype=torch.long, device=own[0][0][0].device)
+    for row, length in enumerate(lengths):
+        mask[row, shared : width - length] = 0
+    cache = DynamicCache()
+    for number, first in enumerate(own[0]):
+        merged = []
+        for which in range(2):
+            heads, _, size = first[which].shape
+            states = first[which].new_empty(len(own), heads, width + room, size)
+            if beginning is not None:
+                layer: Any = beginning.layers[number]
+                states[:, :, :shared] = (layer.keys, layer.values)[which]
+            for row, keys in enumerate(own):
+                # Zeros, not whatever was in memory: even without attention, a NaN would spread.
+                states[row, :, shared : width - lengths[row]] = 0.0
+                states[row, :, width - lengths[row] : width] = keys[number][which]
+            merged.append(states)
+        cache.layers.append(RoomyLayer(merged[0], merged[1], width))
+    return cache, mask
