@@ -17,33 +17,65 @@ from transformers.cache_utils import DynamicLayer
 Keys = list[tuple[Tensor, Tensor]]
 
 
-def read_beginning(model: Any, ids: Sequence[int]) -> DynamicCache:
-    """Keys and values of one sequence in every layer, for others to borrow."""
+def read_beginning(model: Any, ids: Sequence[int]) -> Keys:
+    """The keys and values of one sequence in every layer."""
     cache = DynamicCache()
     tokens = torch.tensor([list(ids)], device=model.get_input_embeddings().weight.device)
     model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
-    return cache
+    return taken(cache, 0)
 
 
-def lent(beginning: DynamicCache | None, rows: int, *, whole_from: int = 0) -> DynamicCache:
-    """The keys and values of one sequence for `rows` of them. Layers below `whole_from` are left with one row."""
-    if beginning is None:
-        return DynamicCache()
-    layers: list[Any] = beginning.layers
-    return DynamicCache(
-        [
-            (layer.keys, layer.values)
-            if number < whole_from
-            else (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
-            for number, layer in enumerate(layers)
-        ]
-    )
-
-
-def taken(cache: DynamicCache, row: int, tokens: slice, *, from_layer: int = 0) -> Keys:
-    """Copies of the keys and values of some tokens of one row, in the layers from `from_layer` on."""
+def taken(cache: DynamicCache, row: int, tokens: slice = slice(None), *, from_layer: int = 0) -> Keys:
+    """The keys and values of some tokens of one row, in the layers from `from_layer` on, as views."""
     layers: list[Any] = cache.layers[from_layer:]
-    return [(layer.keys[row, :, tokens].clone(), layer.values[row, :, tokens].clone()) for layer in layers]
+    return [(layer.keys[row, :, tokens], layer.values[row, :, tokens]) for layer in layers]
+
+
+def lent(beginning: Keys | None, rows: int) -> DynamicCache:
+    """A cache in which `rows` sequences have this beginning, without a copy; an empty one where there is none."""
+    return DynamicCache([tuple(part.expand(rows, -1, -1, -1) for part in layer) for layer in beginning or []])
+
+
+def side_by_side(beginning: Keys | None, own: Sequence[Keys], *, room: int = 0) -> tuple[Keys, Tensor]:
+    """Several sequences as one batch: the shared beginning, then padding, then each one's own, then `room` tokens.
+
+    Args:
+        beginning: what all sequences begin with, in the layers of `own`.
+        own: the keys and values of each sequence behind the beginning.
+        room: places left free at the end.
+
+    Returns:
+        Keys and values of each layer, [rows, heads, tokens, width], and the mask without the room, [rows, tokens],
+        0 at the padding.
+    """
+    shared = beginning[0][0].shape[-2] if beginning else 0
+    lengths = [keys[0][0].shape[-2] for keys in own]
+    width = shared + max(lengths)
+    mask = torch.ones(len(own), width, dtype=torch.long, device=own[0][0][0].device)
+    for row, length in enumerate(lengths):
+        mask[row, shared : width - length] = 0
+    layers = []
+    for number, first in enumerate(own[0]):
+        merged = []
+        for which in range(2):
+            heads, _, size = first[which].shape
+            states = first[which].new_empty(len(own), heads, width + room, size)
+            if beginning:
+                states[:, :, :shared] = beginning[number][which]
+            for row, keys in enumerate(own):
+                # Zeros, not whatever was in memory: even without attention, a NaN would spread.
+                states[row, :, shared : width - lengths[row]] = 0.0
+                states[row, :, width - lengths[row] : width] = keys[number][which]
+            merged.append(states)
+        layers.append((merged[0], merged[1]))
+    return layers, mask
+
+
+def roomy(layers: Keys, filled: int) -> DynamicCache:
+    """A cache over `layers`, [rows, heads, tokens, width], of which `filled` tokens count and the others are room."""
+    cache = DynamicCache()
+    cache.layers.extend(RoomyLayer(keys, values, filled) for keys, values in layers)
+    return cache
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -69,33 +101,3 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def _counting(self) -> tuple[Tensor, Tensor]:
         keys, values = self._room
         return keys[:, :, : self._filled], values[:, :, : self._filled]
-
-
-def side_by_side(beginning: DynamicCache | None, own: Sequence[Keys], *, room: int) -> tuple[DynamicCache, Tensor]:
-    """One cache for several sequences: the shared beginning, then padding, then each one's own, then `room` tokens.
-
-    Returns:
-        The cache and its mask, [rows, tokens without the room], 0 at the padding.
-    """
-    shared = 0 if beginning is None else beginning.get_seq_length()
-    lengths = [keys[0][0].shape[-2] for keys in own]
-    width = shared + max(lengths)
-    mask = torch.ones(len(own), width, dtype=torch.long, device=own[0][0][0].device)
-    for row, length in enumerate(lengths):
-        mask[row, shared : width - length] = 0
-    cache = DynamicCache()
-    for number, first in enumerate(own[0]):
-        merged = []
-        for which in range(2):
-            heads, _, size = first[which].shape
-            states = first[which].new_empty(len(own), heads, width + room, size)
-            if beginning is not None:
-                layer: Any = beginning.layers[number]
-                states[:, :, :shared] = (layer.keys, layer.values)[which]
-            for row, keys in enumerate(own):
-                # Zeros, not whatever was in memory: even without attention, a NaN would spread.
-                states[row, :, shared : width - lengths[row]] = 0.0
-                states[row, :, width - lengths[row] : width] = keys[number][which]
-            merged.append(states)
-        cache.layers.append(RoomyLayer(merged[0], merged[1], width))
-    return cache, mask

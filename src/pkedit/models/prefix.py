@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.hooks import outputs_of, skipped_blocks
-from pkedit.models.keys import lent
+from pkedit.models.keys import lent, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
 
@@ -95,7 +95,7 @@ class PrefixCache:
             # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
             nothing = torch.zeros(1, 1, shared, 1, device=batch.ids.device)
             cache.update(nothing, nothing, layer)
-        states = self._upper(batch.ids[:, shared:], entering, lent(cache, len(batch), whole_from=skipped))
+        states = self._upper(batch.ids[:, shared:], entering, lent(taken(cache, 0), len(batch)))
         # Positions of the shared tokens are never asked for: no answer begins there.
         return torch.nn.functional.pad(states, (0, 0, shared, 0))
 

@@ -1,0 +1,126 @@
+"""Runs only the tokens where an answer is decided: prompts keep the keys and values that the unedited model gave them.
+
+An edit is trained on hundreds of prompts, each of dozens of tokens, for the sake of the few tokens with which its
+answer begins. So each prompt is read once; a step then runs the last prompt token and the answer through the upper
+layers only. Left out is what the edit does to the prompt's own tokens: the result is an approximation while the
+edit is learnt, and exact where the edit lies in the last layer.
+"""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
+from pkedit.models.chat import ChatModel
+from pkedit.models.hooks import outputs_of, skipped_blocks
+from pkedit.models.keys import Keys, lent, read_beginning, side_by_side, taken
+from pkedit.models.sequences import by_length, shared_beginning
+
+
+class FrozenPrompts:
+    """Per dialogue: keys and values of its prompt from layer `lowest_layer` on, and the states that enter there.
+
+    For the dialogues in `keep_final` the final states at the answer tokens, [answer tokens, hidden], are kept as
+    well: with the head they give back the logits of the model as it was.
+    """
+
+    def __init__(
+        self,
+        chat: ChatModel,
+        dialogues: Sequence[Dialogue],
+        lowest_layer: int,
+        *,
+        first_tokens: int,
+        first_weight: float,
+        tokens_per_batch: int,
+        keep_final: Collection[int] = (),
+    ) -> None:
+        self._chat = chat
+        self._dialogues = dialogues
+        self._lowest = lowest_layer
+        self._as_tuple = False
+        self._first = (first_tokens, first_weight)
+        self._tokens_per_batch = tokens_per_batch
+        self._keep_final = frozenset(keep_final)
+        self._shared = shared_beginning([item.prompt for item in dialogues])
+        self._beginning: Keys | None = None
+        self._keys: dict[int, Keys] = {}
+        self._entering: dict[int, Tensor] = {}
+        self._final: dict[int, Tensor] = {}
+
+    def prepare(self, indices: Sequence[int]) -> None:
+        """Reads the dialogues that were not read yet; call it while nothing is hooked into the model."""
+        missing = [index for index in dict.fromkeys(indices) if index not in self._keys]
+        if not missing:
+            return
+        with torch.no_grad():
+            if self._shared and self._beginning is None:
+                self._beginning = read_beginning(self._chat.model, self._dialogues[0].prompt[: self._shared])
+            lengths = [len(self._dialogues[index]) for index in missing]
+            for places in by_length(lengths, tokens=self._tokens_per_batch):
+                self._read([missing[place] for place in places])
+
+    def batch(self, group: Sequence[int]) -> AnswerBatch:
+        """The dialogues of `group`, each from its last prompt token on."""
+        first_tokens, first_weight = self._first
+        return make_batch(
+            [Dialogue(item.prompt[-1:], item.answer) for item in (self._dialogues[index] for index in group)],
+            first_tokens=first_tokens,
+            first_weight=first_weight,
+            device=self._chat.device,
+        )
+
+    def final_states(self, group: Sequence[int], batch: AnswerBatch) -> Tensor:
+        """Final states [dialogues, tokens, hidden] of the model as it is now, at the tokens of `batch`."""
+        upper = self._beginning[self._lowest :] if self._beginning else None
+        layers, mask = side_by_side(upper, [self._keys[index] for index in group])
+        # Nothing is predicted from the last answer token.
+        ids = batch.ids[:, :-1]
+        read = torch.tensor([len(self._dialogues[index].prompt) - 1 for index in group], device=mask.device)
+        # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
+        nothing = torch.zeros(1, 1, mask.shape[1], 1, device=mask.device)
+        below = self._chat.blocks[: self._lowest]
+        entering = None
+        if below:
+            entering = torch.nn.utils.rnn.pad_sequence([self._entering[index] for index in group], batch_first=True)
+        with skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
+            states: Tensor = self._chat.model.base_model(
+                input_ids=ids,
+                attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1),
+                position_ids=read.unsqueeze(1) + torch.arange(ids.shape[1], device=mask.device),
+                past_key_values=DynamicCache([(nothing, nothing)] * self._lowest + layers),
+                use_cache=True,
+            ).last_hidden_state
+        return states
+
+    def original(self, index: int) -> Tensor:
+        """The final states at the answer tokens of dialogue `index` when it was prepared."""
+        return self._final[index]
+
+    def _read(self, group: Sequence[int]) -> None:
+        dialogues = [self._dialogues[index] for index in group]
+        tokens = [[*item.prompt, *item.answer][self._shared :] for item in dialogues]
+        width = max(map(len, tokens))
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in tokens], device=self._chat.device)
+        cache = lent(self._beginning, len(group))
+        seen: list[Tensor] = []
+
+        def receive(_: int, output: Tensor | tuple[Tensor, ...]) -> None:
+            self._as_tuple = isinstance(output, tuple)
+            seen.append(output[0] if isinstance(output, tuple) else output)
+
+        with outputs_of(self._chat.blocks[self._lowest - 1 : self._lowest], receive):
+            final = self._chat.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        for row, (index, item) in enumerate(zip(group, dialogues, strict=True)):
+            last = len(item.prompt) - 1
+            keys = taken(cache, row, slice(self._shared, last), from_layer=self._lowest)
+            # Copies, here and below, so that the padded batch can be forgotten.
+            self._keys[index] = [(k.clone(), v.clone()) for k, v in keys]
+            # Behind what is shared; the last answer token is never read on from.
+            decisive = slice(last - self._shared, len(item) - 1 - self._shared)
+            if seen:
+                self._entering[index] = seen[0][row, decisive].clone()
+            if index in self._keep_final:
+                self._final[index] = final[row, decisive].clone()
