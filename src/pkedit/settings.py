@@ -21,6 +21,10 @@ class LocateSettings(_Settings):
     )
     per_layer: int | None = Field(None, ge=1, description="most neurons in one layer")
     weight_tracking: float = Field(1.0, description="weight of the weight-change rank")
+    probe_steps: int = Field(
+        1, ge=1, description="T of weight tracking; more than one needs a copy of all write weights and as many passes"
+    )
+    probe_learning_rate: float = Field(1e-2, gt=0, description="of the probe's gradient descent when T is above one")
     pathway: float = Field(1.0, description="weight of the rank of the contribution to the unsafe answer")
     selectivity: float = Field(1.0, description="weight of the rank of harmful against harmless separation")
     utility: float = Field(-1.0, description="weight of the rank of contribution to good answers (negative: avoid)")
@@ -40,6 +44,9 @@ class EditSettings(_Settings):
 
     parts: tuple[str, ...] = Field(
         ("write", "read0"), description="write vectors and gate rows: with its gate a neuron learns when to fire"
+    )
+    frozen_prompts: bool = Field(
+        True, description="train on the tokens that decide, the prompt's own left as they were: a tenth of the work"
     )
     steps: int = Field(36, ge=1)
     pairs_per_step: int = Field(10, ge=1)

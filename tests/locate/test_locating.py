@@ -116,3 +116,12 @@ def test_reduced_precision_finds_the_planted_neuron_too(planted: Planted) -> Non
     best = located(planted.chat, EVERYWHERE.model_copy(update={"precision": "bfloat16"})).region.neurons[0]
     assert (best.layer, best.index) == (planted.layer, planted.index)
     assert torch.isfinite(torch.tensor(list(best.values.values()))).all()
+
+
+def test_several_probe_steps_find_the_planted_neuron_and_restore_the_weights(planted: Planted) -> None:
+    before = snapshot(planted.chat.model)
+    several = EVERYWHERE.model_copy(update={"probe_steps": 3, "probe_learning_rate": 0.05})
+    found = located(planted.chat, several)
+    assert (found.region.neurons[0].layer, found.region.neurons[0].index) == (planted.layer, planted.index)
+    assert found.layer_weight_change != located(planted.chat).layer_weight_change
+    assert changed_weights(planted.chat.model, before) == []

@@ -31,6 +31,7 @@ def dinm_settings(settings: EditSettings, *, as_released: bool = False) -> EditS
     return settings.model_copy(
         update={
             "parts": ("write",),
+            "frozen_prompts": False,
             "steps": 10,
             "pairs_per_step": max(round(settings.pairs_per_step * views), 1),
             "demonstrations_per_step": max(round(settings.demonstrations_per_step * views), 1),

@@ -14,9 +14,9 @@ from pkedit.errors import NonFiniteLossError, RegionError, TooFewPairsError
 from pkedit.locate.region import Region
 from pkedit.models.batches import AnswerBatch, divergence, log_likelihoods
 from pkedit.models.chat import ChatModel
+from pkedit.models.frozen import FrozenPrompts
 from pkedit.models.precision import arithmetic
 from pkedit.models.prefix import PrefixCache
-from pkedit.models.sequences import by_length
 from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import EditSettings
 
@@ -68,7 +68,7 @@ def edit(
     examples = make_examples(chat, pairs, demonstrations, settings)
     with chat.frozen(), arithmetic(chat, settings.precision):
         hooked = HookedDelta(chat, region, settings.parts, relative=settings.relative_learning_rate)
-        cache = PrefixCache(
+        cache = (FrozenPrompts if settings.frozen_prompts else PrefixCache)(
             chat,
             [example.dialogue for example in examples],
             hooked.lowest_layer,
@@ -104,7 +104,7 @@ def _schedule(step: int, steps: int) -> float:
 def _step(
     chat: ChatModel,
     hooked: HookedDelta,
-    cache: PrefixCache,
+    cache: PrefixCache | FrozenPrompts,
     sampler: Sampler,
     step: int,
     settings: EditSettings,
@@ -120,9 +120,7 @@ def _step(
         / max(sum(sampler.examples[index].role == "harmless" for index in chosen), 1),
     }
     totals = {"safe": 0.0, "unsafe": 0.0, "harmless": 0.0}
-    lengths = [len(sampler.examples[index].dialogue) for index in chosen]
-    for places in by_length(lengths, tokens=settings.tokens_per_batch):
-        group = [chosen[place] for place in places]
+    for group in cache.groups(chosen):
         batch = cache.batch(group)
         with hooked.active():
             logits = chat.head(batch.at_answers(cache.final_states(group, batch)))
@@ -158,7 +156,7 @@ def _step(
 
 def _per_token(
     chat: ChatModel,
-    cache: PrefixCache,
+    cache: PrefixCache | FrozenPrompts,
     sampler: Sampler,
     group: Sequence[int],
     batch: AnswerBatch,

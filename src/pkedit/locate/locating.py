@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from pkedit.errors import TooFewPairsError
@@ -11,10 +12,11 @@ from pkedit.locate.region import Region, choose_region
 from pkedit.locate.selectivity import selectivities
 from pkedit.locate.trace import Trace, trace
 from pkedit.locate.utility import utilities
-from pkedit.locate.weights import weight_change
-from pkedit.models.batches import Dialogue, dialogue
+from pkedit.locate.weights import weight_change, weight_change_after_steps
+from pkedit.models.batches import Dialogue, answer_scores, dialogue, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
+from pkedit.models.sequences import by_length
 from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import LocateSettings
 
@@ -75,7 +77,15 @@ def locate(
         on_harmless = traced(harmless, [1.0] * len(harmless), len(margin))
     # Selectivity compares what the model does of itself: its unsafe answers with its harmless ones.
     unsafe = replace(on_pairs, layers=tuple(replace(layer, decision=layer.decision[0::2]) for layer in on_pairs.layers))
-    change = weight_change(chat, on_pairs)
+    if settings.probe_steps == 1:
+        change = weight_change(chat, on_pairs)
+    else:
+        change = weight_change_after_steps(
+            chat,
+            lambda: _accumulate_margin(chat, margin, settings),
+            steps=settings.probe_steps,
+            learning_rate=settings.probe_learning_rate,
+        )
     depth = len(chat.sites) - 1
     region = choose_region(
         {
@@ -110,3 +120,17 @@ def pair_dialogues(chat: ChatModel, pairs: Sequence[ContrastPair], *, limit: int
         for pair in pairs
         for answer, ended in ((pair.unsafe, False), (pair.safe, True))
     ]
+
+
+def _accumulate_margin(chat: ChatModel, margin: Sequence[Dialogue], settings: LocateSettings) -> None:
+    """Adds the gradient of log p(y⁻|x) − log p(y⁺|x), the mean over the pairs, to the weights' `.grad`."""
+    for group in by_length([len(item) for item in margin], tokens=settings.tokens_per_batch):
+        batch = make_batch(
+            [margin[index] for index in group],
+            first_tokens=settings.first_tokens,
+            first_weight=settings.first_weight,
+            device=chat.device,
+        )
+        signs = torch.tensor([-1.0 if index % 2 else 1.0 for index in group], device=chat.device)
+        loss = (answer_scores(chat, batch) * signs).sum() / (len(margin) / 2)
+        loss.backward()  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkedit.models.batches import AnswerBatch, Dialogue, answer_logits, log_likelihoods, make_batch
+from pkedit.models.batches import AnswerBatch, Dialogue, answer_scores, make_batch
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.hooks import gradients_from, inputs_of, outputs_of
 from pkedit.models.sequences import by_length
@@ -75,8 +75,7 @@ def trace(
             )
             lengths = [len(dialogues[index]) for index in group]
             with recorder.watching(group, lengths, batch):
-                per_token = log_likelihoods(answer_logits(chat, batch), batch.target)
-                per_dialogue = batch.per_dialogue(per_token)
+                per_dialogue = answer_scores(chat, batch)
                 sign = torch.tensor([signs[index] for index in group], device=chat.device)
                 (per_dialogue * sign).sum().backward()  # type: ignore[no-untyped-call]
             scores[group] = per_dialogue.detach().cpu()

@@ -1,7 +1,7 @@
 """Neuron weight tracking (PKE, section 3): which write vectors a step towards unsafe answers would move most.
 
 For T = 1 the change is −η·∂L/∂W, read off the trace without a second copy of the weights. For T > 1 the
-steps are really taken, layer norms of the change measured, and the weights restored bit for bit.
+steps are really taken, the change is measured, and the weights are restored bit for bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,28 +37,39 @@ def weight_change(chat: ChatModel, margin: Trace) -> WeightChange:
 
 
 def weight_change_after_steps(
-    chat: ChatModel, gradient_step: Callable[[], Tensor], *, steps: int, learning_rate: float
+    chat: ChatModel, accumulate: Callable[[], None], *, steps: int, learning_rate: float
 ) -> WeightChange:
-    """The change after T = `steps` of plain gradient descent on the write weights; they are restored.
+    """The change after T = `steps` of plain gradient descent on the write weights; they are restored bit for bit.
 
-    `gradient_step` returns the probe loss log p(y⁻|x) − log p(y⁺|x), with a graph.
+    It needs a second copy and the gradient of all write weights while it runs.
+
+    Args:
+        chat: the model.
+        accumulate: adds the gradient of the probe loss to the weights' `.grad`, by `backward()` calls.
+        steps: T.
+        learning_rate: of the descent.
     """
     weights = [site.write_weight for site in chat.sites]
     before = [weight.detach().clone() for weight in weights]
+    gradients = [weight.grad for weight in weights]
     with chat.frozen():
-        for weight in weights:
-            weight.requires_grad_(True)
         try:
+            for weight in weights:
+                weight.requires_grad_(True)
             for _ in range(steps):
-                gradients = torch.autograd.grad(gradient_step(), weights)
+                for weight in weights:
+                    weight.grad = None
+                accumulate()
                 with torch.no_grad():
-                    for weight, gradient in zip(weights, gradients, strict=True):
-                        weight.sub_(gradient, alpha=learning_rate)
+                    for weight in weights:
+                        if weight.grad is not None:
+                            weight.sub_(weight.grad, alpha=learning_rate)
             return compare_weights(chat, before)
         finally:
             with torch.no_grad():
-                for weight, kept in zip(weights, before, strict=True):
+                for weight, kept, gradient in zip(weights, before, gradients, strict=True):
                     weight.copy_(kept)
+                    weight.grad = gradient
 
 
 def compare_weights(chat: ChatModel, before: Sequence[Tensor]) -> WeightChange:

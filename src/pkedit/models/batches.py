@@ -88,6 +88,11 @@ def answer_logits(chat: ChatModel, batch: AnswerBatch) -> Tensor:
     return chat.head(batch.at_answers(hidden))
 
 
+def answer_scores(chat: ChatModel, batch: AnswerBatch) -> Tensor:
+    """log p of each dialogue's answer, the weighted mean over its tokens: [dialogues]."""
+    return batch.per_dialogue(log_likelihoods(answer_logits(chat, batch), batch.target))
+
+
 def log_likelihoods(logits: Tensor, targets: Iterable[int] | Tensor) -> Tensor:
     """log p of each target token: [tokens] from [tokens, vocabulary]."""
     targets = torch.as_tensor(targets, device=logits.device)

@@ -62,6 +62,12 @@ class FrozenPrompts:
             for places in by_length(lengths, tokens=self._tokens_per_batch):
                 self._read([missing[place] for place in places])
 
+    def groups(self, indices: Sequence[int]) -> list[list[int]]:
+        """The same indices in batches: answers of similar length together, behind prompts of similar length."""
+        ordered = sorted(indices, key=lambda index: len(self._dialogues[index].prompt))
+        lengths = [len(self._dialogues[index].answer) for index in ordered]
+        return [[ordered[place] for place in places] for places in by_length(lengths, tokens=self._tokens_per_batch)]
+
     def batch(self, group: Sequence[int]) -> AnswerBatch:
         """The dialogues of `group`, each from its last prompt token on."""
         first_tokens, first_weight = self._first

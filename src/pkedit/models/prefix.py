@@ -62,6 +62,11 @@ class PrefixCache:
                 self._fill([members[place] for place in places], keep_final=wanted)
         self._prepared.update(missing)
 
+    def groups(self, indices: Sequence[int]) -> list[list[int]]:
+        """The same indices in batches of similar length."""
+        lengths = [len(self._dialogues[index]) for index in indices]
+        return [[indices[place] for place in places] for places in by_length(lengths, tokens=self._tokens_per_batch)]
+
     def batch(self, group: Sequence[int]) -> AnswerBatch:
         """The dialogues of `group` as one batch."""
         first_tokens, first_weight = self._first

@@ -34,7 +34,7 @@ def builtin_prompts(kind: Kind) -> list[Prompt]:
 
 
 def builtin_attacks() -> list[Attack]:
-    """The attack templates that were written for pkedit, two of each family."""
+    """The attack templates that were written for pkedit."""
     return _attacks(_data("attacks.jsonl"))
 
 
