@@ -9,8 +9,8 @@ from pkedit.models.chat import ChatModel
 from pkedit.prompts import builtin_refusals, contrast_pairs
 from pkedit.run.data import edit_prompts
 from pkedit.run.folder import RunFolder
-from pkedit.run.pipeline import Observer, Silent, _Run
 from pkedit.run.record import RunRecord
+from pkedit.run.stages import Observer, Silent, Stages
 from pkedit.settings import RunSettings
 
 
@@ -45,13 +45,13 @@ def evaluate(
     return _Evaluation(folder, settings, observer or Silent(), chat).measured()
 
 
-class _Evaluation(_Run):
+class _Evaluation(Stages):
     """The measuring stages of a run; the prompts that an edit would have learnt from are only asked."""
 
     def measured(self) -> RunRecord:
         harmful = edit_prompts(self._splits, self._settings).harmful
         self._pairs = contrast_pairs(harmful, builtin_refusals(), [""] * len(harmful))
-        self._measure_all(self._settings.arms)
+        self.measure_arms(self._settings.arms)
         self._folder.save()
         return self._folder.record
 
