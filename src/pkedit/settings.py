@@ -48,25 +48,31 @@ class EditSettings(_Settings):
     frozen_prompts: bool = Field(
         True, description="train on the tokens that decide, the prompt's own left as they were: a tenth of the work"
     )
-    steps: int = Field(36, ge=1)
-    pairs_per_step: int = Field(10, ge=1)
-    demonstrations_per_step: int = Field(18, ge=1)
-    learning_rate: float = Field(0.03, gt=0, description="relative to the root mean square of each edited vector")
+    gate_detector: float = Field(
+        2.0, ge=0, description="by how much a gate's input rises on harmful prompts before training; 0: not at all"
+    )
+    steps: int = Field(60, ge=1)
+    pairs_per_step: int = Field(32, ge=1)
+    demonstrations_per_step: int = Field(64, ge=1)
+    learning_rate: float = Field(0.12, gt=0, description="relative to the root mean square of each edited vector")
     relative_learning_rate: bool = Field(True, description="one rate then suits every neuron and every model")
     warm_up_and_decay: bool = Field(True, description="three steps up, then linearly down to a tenth")
     safe_weight: float = Field(1.0, ge=0, description="weight of the hinge on the safe answer")
     threshold: float = Field(0.25, ge=0, description="τ, nats per weighted token at which the hinge lets go")
     unsafe_weight: float = Field(0.3, ge=0, description="α")
     unsafe_bound: float = Field(0.05, gt=0, lt=1, description="unsafe tokens less likely than this are left alone")
-    harmless_weight: float = Field(4.0, ge=0, description="β")
+    harmless_weight: float = Field(8.0, ge=0, description="β")
     harmless_gradient: bool = Field(True, description="False only to reproduce DINM's released code")
     norm_weight: float = Field(0.01, ge=0, description="γ")
     norm_limit: float | None = Field(2.0, gt=0, description="ρ: ‖δ_i‖ is at most ρ‖W_i‖")
     first_tokens: int = Field(3, ge=0, description="the answer tokens in which the model decides to refuse")
     first_weight: float = Field(8.0, ge=1, description="how much more those weigh: a mean over the answer hides them")
-    safe_tokens: int = Field(24, ge=1, description="tokens of the safe answer in the loss")
+    safe_tokens: int = Field(8, ge=1, description="tokens of the safe answer in the loss")
     unsafe_tokens: int = Field(1, ge=1, description="tokens of the unsafe answer in the loss; one needs no extra pass")
-    harmless_tokens: int = Field(12, ge=1, description="tokens of a harmless answer in the KL")
+    harmless_tokens: int = Field(4, ge=1, description="tokens of a harmless answer in the KL")
+    strength_target: float = Field(
+        0.97, gt=0, le=1, description="share of held-out harmful prompts to refuse: δ is scaled to the least that does"
+    )
     tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one forward pass")
     precision: Literal["auto", "full", "bfloat16"] = Field(
         "auto", description="arithmetic of the passes; auto takes bfloat16 where the processor has it: twice as fast"
@@ -102,9 +108,9 @@ class RunSettings(_Settings):
     harmless: str | None = None
     borderline: str | None = None
     attacks: str | None = None
-    pairs: int = Field(128, ge=2, description="contrast pairs, half of them attacked")
-    attacked_share: float = Field(0.4, ge=0, le=1, description="share of the pairs that are inside an attack")
-    demonstrations: int = Field(180, ge=2, description="safe prompts whose answers are kept; half are borderline")
+    pairs: int = Field(270, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
+    attacked_share: float = Field(1 / 3, ge=0, le=1, description="share of the pairs that are inside an attack")
+    demonstrations: int = Field(450, ge=2, description="safe prompts whose answers are kept; half are borderline")
     sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
     delta: str | None = Field(None, description="a delta made earlier, to be measured as the arm `pke`")
     locate: LocateSettings = LocateSettings()

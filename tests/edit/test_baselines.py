@@ -1,11 +1,18 @@
-"""The baselines are the published ones, and see as many examples as the method they are compared with."""
+"""The baselines are the published ones, under the conditions of the method they are compared with."""
 
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from pkedit.edit.baselines import REFUSAL_SUFFIX, dinm_settings, fixed_layer, suffixed
+from pkedit.edit.baselines import (
+    DEMONSTRATIONS_PER_STEP,
+    PAIRS_PER_STEP,
+    REFUSAL_SUFFIX,
+    dinm_settings,
+    fixed_layer,
+    suffixed,
+)
 from pkedit.edit.editor import edit
 from pkedit.locate.dinm import whole_layer
 from pkedit.models.chat import ChatModel
@@ -40,10 +47,14 @@ def test_only_the_released_code_has_a_locality_loss_without_gradient() -> None:
 def test_the_conditions_of_the_run_are_kept() -> None:
     found = dinm_settings(OURS)
     assert (found.safe_tokens, found.seed, found.precision) == (7, 3, "full")
-    assert found.steps * found.pairs_per_step == pytest.approx(OURS.steps * OURS.pairs_per_step, abs=5)
-    assert found.steps * found.demonstrations_per_step == pytest.approx(
-        OURS.steps * OURS.demonstrations_per_step, abs=5
-    )
+
+
+def test_no_step_sees_more_than_makes_up_the_examples_of_the_run() -> None:
+    few = OURS.model_copy(update={"steps": 10, "pairs_per_step": 5, "demonstrations_per_step": 7})
+    assert (dinm_settings(few).pairs_per_step, dinm_settings(few).demonstrations_per_step) == (5, 7)
+    many = OURS.model_copy(update={"steps": 100, "pairs_per_step": 50, "demonstrations_per_step": 70})
+    assert dinm_settings(many).pairs_per_step == PAIRS_PER_STEP
+    assert dinm_settings(many).demonstrations_per_step == DEMONSTRATIONS_PER_STEP
 
 
 def test_a_short_run_still_sees_an_example_a_step() -> None:

@@ -15,6 +15,7 @@ from pkedit.edit.objective import unlikelihood
 from pkedit.errors import NonFiniteLossError, RegionError, TooFewPairsError
 from pkedit.models.batches import divergence
 from pkedit.models.chat import ChatModel
+from pkedit.models.hooks import inputs_of
 from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import EditSettings
 from tiny import (
@@ -38,8 +39,8 @@ IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5, 40]])
 
 
 def settings(**changes: Any) -> EditSettings:
-    """Few, large steps in full precision."""
-    return EditSettings(**{"precision": "full", "steps": 12, "learning_rate": 0.1, **changes})
+    """Few, large steps in full precision, from the model's own gates."""
+    return EditSettings(**{"precision": "full", "gate_detector": 0.0, "steps": 12, "learning_rate": 0.1, **changes})
 
 
 def run(
@@ -414,3 +415,17 @@ def test_answers_longer_than_the_limits_are_cut(llama: ChatModel) -> None:
     # Two tokens are left of either, and no end of turn.
     long, short = (run(llama, given, 1, safe_tokens=2, steps=1) for given in (pairs, shorter))
     assert long.history == short.history
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_gates_start_open_for_harmful_prompts_and_closed_for_harmless_ones(llama: ChatModel, frozen: bool) -> None:
+    pairs, kept = make_pairs(6), make_demonstrations(6)
+    off = {"steps": 1, "learning_rate": 1e-9, "norm_limit": None, "frozen_prompts": frozen}
+    (layer,) = edit(llama, make_region({1: [4]}), pairs, kept, settings(gate_detector=2.0, **off)).delta.layers
+    entering: list[Tensor] = []
+    with torch.no_grad(), inputs_of([llama.sites[1].reads[0]], lambda _, states: entering.append(states[0, -1])):
+        for item in (*pairs, *kept):
+            llama.model(torch.tensor([llama.prompt_ids(item.prompt.text)]))
+    read = torch.stack(entering) @ layer.change["read0"][0]
+    assert read[:6].mean() == pytest.approx(2.0, abs=1e-3)
+    assert read[6:].mean() < 1.0

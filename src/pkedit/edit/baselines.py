@@ -1,7 +1,7 @@
 """The methods PKE is compared with, as regions and settings of the same editor.
 
 DINM fine-tunes one whole `down_proj`; FT does the same on a fixed layer. Every other condition (pairs, harmless
-answers, number of examples seen) is the run's own, so that a difference is due to the method.
+answers, training time) is the run's own, so that a difference is due to the method.
 """
 
 from pkedit.models.chat import ChatModel
@@ -15,6 +15,9 @@ REFUSAL_SUFFIX = (
 # EasyEdit's FT-L edits layer 21 of Llama-2-7B's 32: the same share of the depth for any model.
 FIXED_LAYER_SHARE = 21 / 32
 
+PAIRS_PER_STEP = 24
+DEMONSTRATIONS_PER_STEP = 48
+
 
 def fixed_layer(chat: ChatModel) -> int:
     """The layer that FT edits."""
@@ -24,17 +27,22 @@ def fixed_layer(chat: ChatModel) -> int:
 def dinm_settings(settings: EditSettings, *, as_released: bool = False) -> EditSettings:
     """DINM's published hyper-parameters: whole `down_proj`, Adam at 5e-4, 10 steps, c_edit 0.1, plain mean NLL.
 
-    Each of the ten steps sees as many pairs and harmless answers as make up PKE's total. With `as_released`
-    the locality loss has no gradient, as in EasyEdit, where it is computed under `no_grad`.
+    Each step sees as many examples as give ten steps about the time of PKE's edit: DINM passes whole dialogues
+    through the model. With `as_released` the locality loss has no gradient, as in EasyEdit, where it is computed
+    under `no_grad`.
     """
-    views = settings.steps / 10
+
+    def per_step(wanted: int, most: int) -> int:
+        return min(max(round(wanted * settings.steps / 10), 1), most)
+
     return settings.model_copy(
         update={
             "parts": ("write",),
             "frozen_prompts": False,
+            "gate_detector": 0.0,
             "steps": 10,
-            "pairs_per_step": max(round(settings.pairs_per_step * views), 1),
-            "demonstrations_per_step": max(round(settings.demonstrations_per_step * views), 1),
+            "pairs_per_step": per_step(settings.pairs_per_step, PAIRS_PER_STEP),
+            "demonstrations_per_step": per_step(settings.demonstrations_per_step, DEMONSTRATIONS_PER_STEP),
             "learning_rate": 5e-4,
             "relative_learning_rate": False,
             "warm_up_and_decay": False,

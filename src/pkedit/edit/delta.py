@@ -21,6 +21,7 @@ from pkedit.models.family import MlpSite
 
 SCHEMA_VERSION = 1
 WRITE = "write"
+GATE = "read0"
 
 
 def part_names(site: MlpSite) -> list[str]:

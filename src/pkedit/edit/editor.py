@@ -1,20 +1,24 @@
 """Trains δ on a region until safe answers are likely and harmless ones unchanged. The model is never touched."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pkedit.edit.delta import Delta
-from pkedit.edit.examples import Sampler, make_examples
+from pkedit.edit.delta import GATE, Delta
+from pkedit.edit.detector import detector
+from pkedit.edit.examples import Example, Sampler, make_examples
 from pkedit.edit.hooked import HookedDelta
 from pkedit.edit.objective import hinge, unlikelihood
+from pkedit.edit.strength import Strength, choose_strength
 from pkedit.errors import NonFiniteLossError, RegionError, TooFewPairsError
 from pkedit.locate.region import Region
 from pkedit.models.batches import AnswerBatch, divergence, log_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
+from pkedit.models.hooks import inputs_of
 from pkedit.models.precision import arithmetic
 from pkedit.models.prefix import PrefixCache
 from pkedit.prompts.types import ContrastPair, Demonstration
@@ -34,11 +38,15 @@ class StepLosses:
 
 @dataclass(frozen=True)
 class EditResult:
-    """The edit, the losses of every step, and whether the hinge was met on all pairs before the last step."""
+    """The edit, the losses of every step, and whether the hinge was met on all pairs before the last step.
+
+    `strength` is what δ was multiplied by at the end, where held-out pairs were given.
+    """
 
     delta: Delta
     history: tuple[StepLosses, ...]
     stopped_early: bool
+    strength: Strength | None = None
 
 
 def edit(
@@ -48,12 +56,22 @@ def edit(
     demonstrations: Sequence[Demonstration],
     settings: EditSettings | None = None,
     *,
+    held_out: Sequence[ContrastPair] = (),
     progress: Callable[[StepLosses, int], None] | None = None,
 ) -> EditResult:
     """Learns δ for `region` from contrast pairs and from harmless answers to keep (PKE, section 4).
 
     One pair, a batch and a sequence of edits all come here: for a sequence, call it with the earlier delta
     applied and add the results. The model leaves as it came; apply the returned delta to edit it.
+
+    Args:
+        chat: the model.
+        region: the neurons to edit.
+        pairs: prompts with the answer to give and the answer to avoid.
+        demonstrations: prompts with the answer to keep.
+        settings: how.
+        held_out: pairs that no step sees; the edit's strength is chosen on them, and left as trained without any.
+        progress: called after every step with its losses and the number of steps.
 
     Raises:
         TooFewPairsError: no pair, or no demonstration.
@@ -78,6 +96,9 @@ def edit(
             keep_final=[index for index, example in enumerate(examples) if example.role == "harmless"],
         )
         sampler = Sampler(examples, settings)
+        if settings.gate_detector and GATE in settings.parts:
+            cache.prepare(range(len(examples)))
+            hooked.open_gates(_detectors(chat, hooked.layers, cache, examples), settings.gate_detector)
         optimizer = torch.optim.Adam(hooked.free.values(), lr=settings.learning_rate, betas=(0.9, 0.98))
         history: list[StepLosses] = []
         for step in range(settings.steps):
@@ -93,7 +114,11 @@ def edit(
                 progress(losses, settings.steps)
             if sampler.all_met():
                 break
-        return EditResult(hooked.freeze(), tuple(history), len(history) < settings.steps)
+        delta, strength = hooked.freeze(), None
+        if held_out:
+            strength = choose_strength(chat, delta, held_out, settings)
+            delta = delta * strength.factor
+    return EditResult(delta, tuple(history), len(history) < settings.steps, strength)
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -152,6 +177,29 @@ def _step(
         harmless=totals["harmless"] / (settings.harmless_weight or 1.0),
         norm=float(norm.detach()),
     )
+
+
+@torch.no_grad()
+def _detectors(
+    chat: ChatModel, layers: Sequence[int], cache: PrefixCache | FrozenPrompts, examples: Sequence[Example]
+) -> dict[int, Tensor]:
+    """The detector of each layer, from the MLP inputs where the answers of all examples begin."""
+    entering: dict[tuple[int, bool], list[Tensor]] = defaultdict(list)
+    gates = [chat.sites[layer].reads[0] for layer in layers]
+    for group in cache.groups(range(len(examples))):
+        batch = cache.batch(group)
+        starts = batch.place == 0
+        harmful = torch.tensor([examples[index].role != "harmless" for index in group])
+
+        seen: dict[int, Tensor] = {}
+        # The pass over a shared beginning, where there is one, comes first and is overwritten.
+        with inputs_of(gates, seen.__setitem__):
+            cache.final_states(group, batch)
+        for place, states in seen.items():
+            at_start = states[batch.row[starts], batch.column[starts] - cache.ahead].float().cpu()
+            for kind in (True, False):
+                entering[layers[place], kind].append(at_start[harmful == kind])
+    return {layer: detector(torch.cat(entering[layer, True]), torch.cat(entering[layer, False])) for layer in layers}
 
 
 def _per_token(

@@ -4,13 +4,13 @@ h_l += a_l[S] δᵀ on write vectors and gate_l[S] += x δ_rᵀ on read vectors.
 vector it changes, so that one learning rate suits every neuron and every model.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from pkedit.edit.delta import WRITE, Delta, LayerDelta, part_names, vectors
+from pkedit.edit.delta import GATE, WRITE, Delta, LayerDelta, part_names, vectors
 from pkedit.errors import DeltaError, RegionError
 from pkedit.locate.region import Region
 from pkedit.models.chat import ChatModel
@@ -47,6 +47,18 @@ class HookedDelta:
     def lowest_layer(self) -> int:
         """The first layer whose output the edit changes."""
         return min(self._neurons)
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers with edited neurons, ascending."""
+        return sorted(self._neurons)
+
+    @torch.no_grad()
+    def open_gates(self, detectors: Mapping[int, Tensor], amount: float) -> None:
+        """Starts the gates' δ where their input rises by `amount` per unit that the layer's detector [hidden] reads."""
+        for (layer, part), free in self.free.items():
+            if part == GATE:
+                free.copy_(amount * detectors[layer].to(free) / self._scale[layer, part])
 
     def norm_penalty(self) -> Tensor:
         """Mean over edited vectors of (‖δ_i‖ / ‖W_i‖)²."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from pkedit.models.attention import few_queries
 from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.hooks import outputs_of, skipped_blocks
@@ -25,6 +26,9 @@ class FrozenPrompts:
     For the dialogues in `keep_final` the final states at the answer tokens, [answer tokens, hidden], are kept as
     well: with the head they give back the logits of the model as it was.
     """
+
+    # How many tokens of a batch `final_states` runs apart, before the others.
+    ahead = 0
 
     def __init__(
         self,
@@ -91,7 +95,7 @@ class FrozenPrompts:
         entering = None
         if below:
             entering = torch.nn.utils.rnn.pad_sequence([self._entering[index] for index in group], batch_first=True)
-        with skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
+        with few_queries(self._chat), skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
             states: Tensor = self._chat.model.base_model(
                 input_ids=ids,
                 attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1),

@@ -49,6 +49,11 @@ class PrefixCache:
         self._shared = shared_beginning([item.prompt for item in dialogues])
         self._shared_entering: Tensor | None = None
 
+    @property
+    def ahead(self) -> int:
+        """How many tokens of a batch `final_states` runs apart, before the others."""
+        return self._shared
+
     def prepare(self, indices: Sequence[int]) -> None:
         """Computes what is not stored yet for these dialogues; call it while nothing is hooked into the model."""
         missing = [index for index in dict.fromkeys(indices) if index not in self._prepared]

@@ -8,6 +8,7 @@ from pkedit.evaluate.suite import Suite, make_suite
 from pkedit.judges.base import Judgement
 from pkedit.judges.rules import RuleJudge
 from pkedit.models.chat import ChatModel, Progress
+from pkedit.models.precision import arithmetic
 from pkedit.prompts import (
     Attack,
     ContrastPair,
@@ -28,8 +29,8 @@ from pkedit.settings import RunSettings
 
 # Of the answers to keep, many are to borderline prompts, and some put a harmless request into an attack template:
 # so that neither looks nor wrapping, only harm, is what the edit learns to refuse.
-BORDERLINE_SHARE = 0.5
-WRAPPED_SHARE = 0.1
+BORDERLINE_SHARE = 0.53
+WRAPPED_SHARE = 0.07
 UNSAFE_OPENING = "Sure, here is how"
 
 
@@ -63,22 +64,33 @@ def read_splits(settings: RunSettings) -> Splits:
 
 
 def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
-    """Bare and attacked questions in turn, and harmless, wrapped and borderline prompts, from the edit split."""
-    questions = splits.edit.harmful[: settings.pairs]
-    wanted = settings.attacked_share
-    # Spread evenly over the list, so that any first part of it has the same share of attacks.
-    inside = [index for index in range(len(questions)) if int((index + 1) * wanted) > int(index * wanted)]
-    attacked = dict(zip(inside, cross([questions[index] for index in inside], splits.edit.attacks), strict=True))
-    harmful = [attacked.get(index, question) for index, question in enumerate(questions)]
+    """Bare and attacked questions in turn, and harmless, wrapped and borderline prompts, from the edit split.
+
+    The attacked questions are asked bare as well, so that only the attack differs.
+    """
+    questions = splits.edit.harmful
+    attacked_count = min(round(settings.pairs * settings.attacked_share), len(questions))
+    bare = questions[: settings.pairs - attacked_count]
+    harmful = _interleaved(bare, cross(questions[:attacked_count], splits.edit.attacks))
     borderline = splits.edit.borderline[: round(BORDERLINE_SHARE * settings.demonstrations)]
     plain_count = settings.demonstrations - len(borderline)
     plain = splits.edit.harmless[:plain_count]
     wrapped_count = round(WRAPPED_SHARE * settings.demonstrations)
     wrapped = cross(plain[:wrapped_count], splits.edit.attacks)
-    safe = [*wrapped, *plain[wrapped_count:], *borderline]
-    # Interleaved, so that any first part of the list is a fair sample of it.
-    step = next(step for step in (7, 11, 13, 17) if len(safe) % step)
-    return EditPrompts(tuple(harmful), tuple(safe[index * step % len(safe)] for index in range(len(safe))))
+    return EditPrompts(harmful, _interleaved(wrapped, plain[wrapped_count:], borderline))
+
+
+def held_out_pairs(splits: Splits, pairs: Sequence[ContrastPair]) -> list[ContrastPair]:
+    """Questions of the select split, bare and attacked, with the opening of the refusals that `pairs` have."""
+    questions = splits.select.harmful
+    prompts = [*questions, *cross(questions, splits.select.attacks)]
+    return [ContrastPair(prompt, pairs[0].safe, UNSAFE_OPENING) for prompt in prompts]
+
+
+def _interleaved(*kinds: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """All prompts, each kind spread evenly: any first part of the result has the same shares of them."""
+    placed = [((place + 0.5) / len(kind), prompt) for kind in kinds for place, prompt in enumerate(kind)]
+    return tuple(prompt for _, prompt in sorted(placed, key=lambda item: item[0]))
 
 
 def sample_targets(
@@ -91,12 +103,13 @@ def sample_targets(
     """
     traced = prompts.harmful[: settings.locate.pairs]
     texts = [prompt.text for prompt in (*traced, *prompts.safe)]
-    answers = chat.generate(
-        texts,
-        max_new_tokens=settings.sampled_tokens,
-        batch_size=settings.evaluate.batch_size,
-        progress=progress,
-    )
+    with arithmetic(chat, settings.edit.precision):
+        answers = chat.generate(
+            texts,
+            max_new_tokens=settings.sampled_tokens,
+            batch_size=settings.evaluate.batch_size,
+            progress=progress,
+        )
     own, kept = answers[: len(traced)], answers[len(traced) :]
     verdicts = RuleJudge().judge([prompt.text for prompt in traced], own, harmful_request=True)
     unsafe = [

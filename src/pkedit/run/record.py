@@ -46,13 +46,18 @@ class RecordedComparison(_Record):
 
 
 class EditRecord(_Record):
-    """What an edit was: its size, its training curve, and whether it stopped before the last step."""
+    """What an edit was: its size, its training curve, whether it stopped before the last step, and its strength.
+
+    `strength`: what δ was multiplied by so that `held_out_refused` of the held-out harmful prompts are refused.
+    """
 
     neurons: int
     share_of_neurons: float
     parameters: int
     layers: list[int]
     stopped_early: bool
+    strength: float | None = None
+    held_out_refused: float | None = None
     history: list[dict[str, float]]
 
 
