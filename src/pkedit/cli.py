@@ -1,5 +1,6 @@
 """The command line. It answers `--help` before torch is imported, and prints errors a user can mend as one line."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -173,10 +174,9 @@ def _watched(out: Path, work: Callable[[Any], Any]) -> None:
 
 def _prepare(*, verbose: bool) -> None:
     """Quiets the libraries unless asked not to, and keeps freed memory for the next step."""
-    from pkedit.models.memory import keep_freed_memory
-
-    keep_freed_memory()
     if not verbose:
+        # Read when tqdm is imported; reading a GGUF file has a bar that nothing else turns off.
+        os.environ.setdefault("TQDM_DISABLE", "1")
         import transformers
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -184,6 +184,9 @@ def _prepare(*, verbose: bool) -> None:
         disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    from pkedit.models.memory import keep_freed_memory
+
+    keep_freed_memory()
 
 
 def _invalid_setting(error: ValidationError) -> str:

@@ -14,10 +14,10 @@ class LocateSettings(_Settings):
 
     neurons: int = Field(128, ge=1, description="neurons to edit; 128 is 0.28 % of the embedded model's")
     first_layer: float = Field(
-        0.25, ge=0, le=1, description="lowest layer as a share of the depth; below, neurons serve every topic"
+        0.4, ge=0, le=1, description="lowest layer as a share of the depth; below, harm cannot yet be told apart"
     )
     last_layer: float = Field(
-        0.9, ge=0, le=1, description="highest layer as a share of the depth; above, only single words are chosen"
+        0.7, ge=0, le=1, description="highest layer as a share of the depth; above, the answer is already decided"
     )
     per_layer: int | None = Field(None, ge=1, description="most neurons in one layer")
     weight_tracking: float = Field(1.0, description="weight of the weight-change rank")
@@ -36,7 +36,7 @@ class LocateSettings(_Settings):
     tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one pass; bounds the memory")
     precision: Literal["auto", "full", "bfloat16"] = Field("auto", description="as in editing")
     random_regions: int = Field(20, ge=1, description="random regions in the causal check")
-    causal_pairs: int = Field(8, ge=1, description="pairs in the causal check, and as many harmless answers")
+    causal_pairs: int = Field(5, ge=1, description="pairs in the causal check, and as many harmless answers")
 
 
 class EditSettings(_Settings):
@@ -51,9 +51,9 @@ class EditSettings(_Settings):
     gate_detector: float = Field(
         2.0, ge=0, description="by how much a gate's input rises on harmful prompts before training; 0: not at all"
     )
-    steps: int = Field(60, ge=1)
+    steps: int = Field(48, ge=1)
     pairs_per_step: int = Field(32, ge=1)
-    demonstrations_per_step: int = Field(64, ge=1)
+    demonstrations_per_step: int = Field(80, ge=1)
     learning_rate: float = Field(0.12, gt=0, description="relative to the root mean square of each edited vector")
     relative_learning_rate: bool = Field(True, description="one rate then suits every neuron and every model")
     warm_up_and_decay: bool = Field(True, description="three steps up, then linearly down to a tenth")
@@ -86,13 +86,13 @@ ARMS = ("vanilla", "suffix", "dinm", "ft", "random", "pke")
 class EvaluateSettings(_Settings):
     """How many prompts of each group are asked (fewer where there are fewer), and how."""
 
-    seen: int = Field(12, ge=0, description="prompts in `ds` and in `dg_only_q`")
-    cross: int = Field(18, ge=0, description="prompts in `dg_other_a` and in `dg_other_q`")
-    unseen: int = Field(72, ge=2, description="unseen questions, asked bare and in unseen attacks")
-    harmless: int = Field(96, ge=2)
-    borderline: int = Field(68, ge=2)
+    seen: int = Field(6, ge=0, description="prompts in `ds` and in `dg_only_q`")
+    cross: int = Field(8, ge=0, description="prompts in `dg_other_a` and in `dg_other_q`")
+    unseen: int = Field(80, ge=2, description="unseen questions, asked bare and in unseen attacks")
+    harmless: int = Field(100, ge=2)
+    borderline: int = Field(80, ge=2)
     max_new_tokens: int = Field(32, ge=4, description="greedy answers are cut here; a refusal shows well before")
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(128, ge=1)
 
 
 class RunSettings(_Settings):

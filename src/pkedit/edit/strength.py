@@ -33,10 +33,10 @@ def choose_strength(
 ) -> Strength:
     """The smallest of `STRENGTHS` at which `settings.strength_target` of the pairs are refused; else the best one.
 
-    A pair counts as refused when every token of its safe answer's opening (`first_tokens` + 2) is the likeliest one
+    A pair counts as refused when each of the `first_tokens` that open its safe answer is the likeliest one
     behind those before it: greedy decoding then writes that opening.
     """
-    opening = settings.first_tokens + 2
+    opening = max(settings.first_tokens, 1)
     dialogues = [dialogue(chat, pair.prompt.text, pair.safe, limit=opening, ended=False) for pair in held_out]
     everyone = list(range(len(dialogues)))
     with chat.frozen(), torch.no_grad():

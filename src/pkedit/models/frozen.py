@@ -19,6 +19,9 @@ from pkedit.models.hooks import outputs_of, skipped_blocks
 from pkedit.models.keys import Keys, lent, read_beginning, side_by_side, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
+# A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does.
+PROMPT_TOKENS = 8
+
 
 class FrozenPrompts:
     """Per dialogue: keys and values of its prompt from layer `lowest_layer` on, and the states that enter there.
@@ -67,10 +70,10 @@ class FrozenPrompts:
                 self._read([missing[place] for place in places])
 
     def groups(self, indices: Sequence[int]) -> list[list[int]]:
-        """The same indices in batches: answers of similar length together, behind prompts of similar length."""
-        ordered = sorted(indices, key=lambda index: len(self._dialogues[index].prompt))
-        lengths = [len(self._dialogues[index].answer) for index in ordered]
-        return [[ordered[place] for place in places] for places in by_length(lengths, tokens=self._tokens_per_batch)]
+        """The same indices in batches of prompts of similar length, for each batch pads its prompts' keys."""
+        lengths = [len(self._dialogues[index]) for index in indices]
+        budget = PROMPT_TOKENS * self._tokens_per_batch
+        return [[indices[place] for place in places] for places in by_length(lengths, tokens=budget)]
 
     def batch(self, group: Sequence[int]) -> AnswerBatch:
         """The dialogues of `group`, each from its last prompt token on."""
@@ -126,8 +129,9 @@ class FrozenPrompts:
         for row, (index, item) in enumerate(zip(group, dialogues, strict=True)):
             last = len(item.prompt) - 1
             keys = taken(cache, row, slice(self._shared, last), from_layer=self._lowest)
-            # Copies, here and below, so that the padded batch can be forgotten.
-            self._keys[index] = [(k.clone(), v.clone()) for k, v in keys]
+            # Copies, here and below, so that the padded batch can be forgotten. In mixed precision the values have
+            # the narrower format; the keys, which are multiplied in it all the same, are kept in it too.
+            self._keys[index] = [(k.to(v.dtype, copy=True), v.clone()) for k, v in keys]
             # Behind what is shared; the last answer token is never read on from.
             decisive = slice(last - self._shared, len(item) - 1 - self._shared)
             if seen:

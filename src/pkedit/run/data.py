@@ -32,6 +32,8 @@ from pkedit.settings import RunSettings
 BORDERLINE_SHARE = 0.53
 WRAPPED_SHARE = 0.07
 UNSAFE_OPENING = "Sure, here is how"
+# Refusals that share so many tokens are one decision to the model.
+OPENING_TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,25 @@ def sample_targets(
     Empty answers to safe prompts are left out.
     """
     traced = prompts.harmful[: settings.locate.pairs]
-    texts = [prompt.text for prompt in (*traced, *prompts.safe)]
-    with arithmetic(chat, settings.edit.precision):
-        answers = chat.generate(
-            texts,
-            max_new_tokens=settings.sampled_tokens,
+    also_traced, only_kept = (
+        prompts.safe[: settings.locate.demonstrations],
+        prompts.safe[settings.locate.demonstrations :],
+    )
+    total = len(traced) + len(prompts.safe)
+
+    def answers(asked: Sequence[Prompt], tokens: int, before: int) -> list[str]:
+        return chat.generate(
+            [prompt.text for prompt in asked],
+            max_new_tokens=tokens,
             batch_size=settings.evaluate.batch_size,
-            progress=progress,
+            progress=None if progress is None else lambda done, _: progress(before + done, total),
         )
-    own, kept = answers[: len(traced)], answers[len(traced) :]
+
+    with arithmetic(chat, settings.edit.precision):
+        long = answers([*traced, *also_traced], settings.sampled_tokens, 0)
+        # The edit keeps the beginnings of answers; only tracing reads on.
+        short = answers(only_kept, min(settings.edit.harmless_tokens, settings.sampled_tokens), len(long))
+    own, kept = long[: len(traced)], [*long[len(traced) :], *short]
     verdicts = RuleJudge().judge([prompt.text for prompt in traced], own, harmful_request=True)
     unsafe = [
         answer if verdict.judgement is Judgement.HARMFUL else UNSAFE_OPENING
@@ -120,7 +132,7 @@ def sample_targets(
     unsafe += [UNSAFE_OPENING] * (len(prompts.harmful) - len(traced))
     bare = [prompt for prompt in prompts.harmful if prompt.attack is None]
     refusals = natural_refusals(
-        chat, builtin_refusals(), bare[:8] or prompts.harmful[:8], opening_tokens=settings.edit.first_tokens + 2
+        chat, builtin_refusals(), bare[:8] or prompts.harmful[:8], opening_tokens=OPENING_TOKENS
     )
     return (
         contrast_pairs(prompts.harmful, refusals, unsafe),

@@ -18,6 +18,7 @@ from pkedit.evaluate.stats import Metric
 from pkedit.judges.rules import RuleJudge
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
+from pkedit.models.memory import give_back_freed_memory
 from pkedit.prompts import ContrastPair, Demonstration, Kind, Prompt
 from pkedit.run.data import read_splits, run_suite
 from pkedit.run.folder import RunFolder
@@ -178,6 +179,7 @@ class Stages:
             seconds=round(time.perf_counter() - started, 2), peak_memory=peak
         )
         self._folder.save()
+        give_back_freed_memory()
 
 
 def _harmless_answers(measured: Measurement) -> dict[str, str]:
