@@ -51,6 +51,9 @@ class EditSettings(_Settings):
     gate_detector: float = Field(
         2.0, ge=0, description="by how much a gate's input rises on harmful prompts before training; 0: not at all"
     )
+    dropout: float = Field(
+        0.4, ge=0, lt=1, description="share of the write vectors that sit out a step, so that none relies on another"
+    )
     steps: int = Field(48, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     demonstrations_per_step: int = Field(80, ge=1)
@@ -65,13 +68,15 @@ class EditSettings(_Settings):
     harmless_gradient: bool = Field(True, description="False only to reproduce DINM's released code")
     norm_weight: float = Field(0.01, ge=0, description="γ")
     norm_limit: float | None = Field(2.0, gt=0, description="ρ: ‖δ_i‖ is at most ρ‖W_i‖")
-    first_tokens: int = Field(3, ge=0, description="the answer tokens in which the model decides to refuse")
+    first_tokens: int = Field(
+        6, ge=0, description='answer tokens in which the model decides; "I\'m sorry" may still go on "for the delay"'
+    )
     first_weight: float = Field(8.0, ge=1, description="how much more those weigh: a mean over the answer hides them")
     safe_tokens: int = Field(8, ge=1, description="tokens of the safe answer in the loss")
     unsafe_tokens: int = Field(1, ge=1, description="tokens of the unsafe answer in the loss; one needs no extra pass")
     harmless_tokens: int = Field(4, ge=1, description="tokens of a harmless answer in the KL")
     strength_target: float = Field(
-        0.97, gt=0, le=1, description="share of held-out harmful prompts to refuse: δ is scaled to the least that does"
+        0.95, gt=0, le=1, description="share of held-out harmful prompts to refuse: δ is scaled to the least that does"
     )
     tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one forward pass")
     precision: Literal["auto", "full", "bfloat16"] = Field(
@@ -108,8 +113,8 @@ class RunSettings(_Settings):
     harmless: str | None = None
     borderline: str | None = None
     attacks: str | None = None
-    pairs: int = Field(270, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
-    attacked_share: float = Field(1 / 3, ge=0, le=1, description="share of the pairs that are inside an attack")
+    pairs: int = Field(290, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
+    attacked_share: float = Field(0.38, ge=0, le=1, description="share of the pairs that are inside an attack")
     demonstrations: int = Field(450, ge=2, description="safe prompts whose answers are kept; half are borderline")
     sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
     delta: str | None = Field(None, description="a delta made earlier, to be measured as the arm `pke`")

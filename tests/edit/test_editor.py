@@ -39,8 +39,10 @@ IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5, 40]])
 
 
 def settings(**changes: Any) -> EditSettings:
-    """Few, large steps in full precision, from the model's own gates."""
-    return EditSettings(**{"precision": "full", "gate_detector": 0.0, "steps": 12, "learning_rate": 0.1, **changes})
+    """Few, large steps in full precision, from the model's own gates, all neurons at work."""
+    return EditSettings(
+        **{"precision": "full", "gate_detector": 0.0, "dropout": 0.0, "steps": 12, "learning_rate": 0.1, **changes}
+    )
 
 
 def run(

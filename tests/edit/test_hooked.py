@@ -8,6 +8,7 @@ from pkedit.edit.delta import part_names, vectors
 from pkedit.edit.hooked import HookedDelta
 from pkedit.errors import DeltaError, RegionError
 from pkedit.models.chat import ChatModel
+from pkedit.models.hooks import outputs_of
 from tiny import changed_weights, leftovers, make_chat, make_region, snapshot
 
 IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5, 40]])
@@ -209,3 +210,38 @@ def test_a_region_that_the_model_does_not_have_is_refused(llama: ChatModel, neur
 def test_a_part_that_the_model_does_not_have_is_refused_with_those_it_has(part: str) -> None:
     with pytest.raises(DeltaError, match=rf"{part}.*write, read0"):
         HookedDelta(make_chat("gpt2"), make_region({0: [0]}), ("write", part))
+
+
+@torch.no_grad()
+def test_a_neuron_that_sits_out_adds_nothing_and_the_others_add_more(llama: ChatModel) -> None:
+    hooked = HookedDelta(llama, make_region({1: [7]}), ("write",))
+    hooked.free[1, "write"].data.fill_(0.5)
+    outputs: list[Tensor] = []
+    with outputs_of([llama.sites[1].write], lambda _, output: outputs.append(output)):
+        logits(llama)
+    # Listening after the edit's hook, so that what the edit adds is heard.
+    with hooked.active(), outputs_of([llama.sites[1].write], lambda _, output: outputs.append(output)):
+        logits(llama)
+    plain, edited = outputs
+    generator = torch.Generator().manual_seed(0)
+    acted = 0
+    for _ in range(40):
+        with (
+            hooked.active(dropout=0.6, generator=generator),
+            outputs_of([llama.sites[1].write], lambda _, output: outputs.append(output)),
+        ):
+            logits(llama)
+        added = outputs.pop() - plain
+        if added.any():
+            acted += 1
+            torch.testing.assert_close(added, (edited - plain) / 0.4)
+    assert 8 <= acted <= 24
+
+
+@torch.no_grad()
+def test_gates_never_sit_out(llama: ChatModel) -> None:
+    hooked = random_delta(llama, ("read0",))
+    with hooked.active():
+        whole = logits(llama)
+    with hooked.active(dropout=0.9, generator=torch.Generator().manual_seed(0)):
+        assert torch.equal(logits(llama), whole)

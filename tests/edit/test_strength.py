@@ -14,7 +14,14 @@ from pkedit.settings import EditSettings
 from tiny import changed_weights, make_chat, make_demonstrations, make_pairs, make_region, snapshot
 
 SETTINGS = EditSettings(
-    precision="full", steps=40, learning_rate=0.2, norm_limit=None, harmless_weight=0.1, first_tokens=0, safe_tokens=2
+    precision="full",
+    steps=40,
+    learning_rate=0.2,
+    norm_limit=None,
+    harmless_weight=0.1,
+    first_tokens=2,
+    safe_tokens=2,
+    dropout=0,
 )
 REGION = make_region({1: [0, 3, 7, 11, 23]})
 

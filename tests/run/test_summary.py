@@ -1,6 +1,7 @@
 """The terminal's last word, and the live line before it."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -53,8 +54,8 @@ def test_stages_are_told_in_a_terminal_and_in_a_log(terminal: bool) -> None:
         watcher.stage("edit pke")
         watcher.step(2, 4, "safe 0.50")
     text = output.getvalue()
-    assert "locating the region: 0.0 s" in text
-    assert "editing: pke: 0.0 s" in text
+    assert re.search(r"locating the region: \d+\.\d s", text)
+    assert re.search(r"editing: pke: \d+\.\d s", text)
     assert terminal or "\x1b" not in text
 
 

@@ -147,7 +147,7 @@ def _step(
     totals = {"safe": 0.0, "unsafe": 0.0, "harmless": 0.0}
     for group in cache.groups(chosen):
         batch = cache.batch(group)
-        with hooked.active():
+        with hooked.active(dropout=settings.dropout, generator=sampler.generator):
             logits = chat.head(batch.at_answers(cache.final_states(group, batch)))
             per_dialogue = batch.per_dialogue(_per_token(chat, cache, sampler, group, batch, logits, settings))
             avoided = _avoided(sampler, group, batch, logits, settings)

@@ -57,7 +57,7 @@ class Sampler:
     def __init__(self, examples: Sequence[Example], settings: EditSettings) -> None:
         self.examples = examples
         self._settings = settings
-        self._generator = torch.Generator().manual_seed(settings.seed)
+        self.generator = torch.Generator().manual_seed(settings.seed)
         self._loss: dict[int, float] = {}
         self._pairs = sorted({example.source for example in examples if example.role != "harmless"})
         self._of_pair = {
@@ -89,5 +89,5 @@ class Sampler:
         # A share of the mean for everyone, so that what was learnt is looked at again now and then.
         unseen = 100.0 * (mean + 1e-3)
         weights = torch.tensor([self._loss.get(i, unseen) + 0.5 * mean + 1e-6 for i in candidates])
-        drawn = torch.multinomial(weights, count, generator=self._generator)
+        drawn = torch.multinomial(weights, count, generator=self.generator)
         return [candidates[place] for place in drawn.tolist()]

@@ -73,12 +73,21 @@ class HookedDelta:
             free.mul_((ratio / length.clamp_min(1e-12)).clamp_max(1.0))
 
     @contextmanager
-    def active(self) -> Generator[None]:
-        """The edit acts on every forward pass made inside."""
+    def active(self, *, dropout: float = 0.0, generator: torch.Generator | None = None) -> Generator[None]:
+        """The edit acts on every forward pass made inside.
+
+        Args:
+            dropout: share of the neurons whose write vectors' δ sits out, drawn anew at each call; the others act
+                more, so that their sum is expected to be the same (Srivastava et al. 2014).
+            generator: of the draw.
+        """
         with ExitStack() as stack:
             for (layer, part), free in self.free.items():
-                site = self._chat.sites[layer]
-                stack.enter_context(self._acting(site, part, free * self._scale[layer, part]))
+                change = free * self._scale[layer, part]
+                if dropout and part == WRITE:
+                    drawn = torch.rand(len(change), 1, generator=generator).to(change.device)
+                    change = change * (drawn >= dropout) / (1 - dropout)
+                stack.enter_context(self._acting(self._chat.sites[layer], part, change))
             yield
 
     @contextmanager

@@ -17,7 +17,7 @@ from pkedit.models.frozen import FrozenPrompts
 from pkedit.prompts.types import ContrastPair
 from pkedit.settings import EditSettings
 
-STRENGTHS = tuple(round(0.5 + 0.05 * step, 2) for step in range(17))
+STRENGTHS = tuple(round(0.5 + 0.05 * step, 2) for step in range(21))
 
 
 @dataclass(frozen=True)

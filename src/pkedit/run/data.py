@@ -75,11 +75,10 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     bare = questions[: settings.pairs - attacked_count]
     harmful = _interleaved(bare, cross(questions[:attacked_count], splits.edit.attacks))
     borderline = splits.edit.borderline[: round(BORDERLINE_SHARE * settings.demonstrations)]
-    plain_count = settings.demonstrations - len(borderline)
-    plain = splits.edit.harmless[:plain_count]
     wrapped_count = round(WRAPPED_SHARE * settings.demonstrations)
+    plain = splits.edit.harmless[: settings.demonstrations - len(borderline) - wrapped_count]
     wrapped = cross(plain[:wrapped_count], splits.edit.attacks)
-    return EditPrompts(harmful, _interleaved(wrapped, plain[wrapped_count:], borderline))
+    return EditPrompts(harmful, _interleaved(wrapped, plain, borderline))
 
 
 def held_out_pairs(splits: Splits, pairs: Sequence[ContrastPair]) -> list[ContrastPair]:

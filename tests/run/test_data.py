@@ -1,0 +1,62 @@
+"""The prompts of a run keep to their splits, mix evenly, and come back from disk as they were."""
+
+import pytest
+
+from pkedit.prompts import Kind
+from pkedit.run.data import edit_prompts, held_out_pairs, read_splits, read_targets, sample_targets, target_rows
+from pkedit.settings import LocateSettings, RunSettings
+from tiny import make_chat, make_pairs
+
+SETTINGS = RunSettings(
+    pairs=30,
+    demonstrations=40,
+    sampled_tokens=6,
+    locate=LocateSettings(pairs=4, demonstrations=5),
+    attacked_share=1 / 3,
+)
+SPLITS = read_splits(SETTINGS)
+PROMPTS = edit_prompts(SPLITS, SETTINGS)
+
+
+def test_there_are_as_many_prompts_as_the_settings_ask_for() -> None:
+    assert len(PROMPTS.harmful) == 30
+    assert sum(prompt.attack is not None for prompt in PROMPTS.harmful) == 10
+    assert len(PROMPTS.safe) == 40
+
+
+def test_the_defaults_use_the_whole_edit_split() -> None:
+    found = edit_prompts(SPLITS, RunSettings())
+    assert {prompt.question for prompt in found.harmful} == {prompt.question for prompt in SPLITS.edit.harmful}
+    assert len({prompt.id for prompt in found.harmful}) == RunSettings().pairs
+    assert len({prompt.id for prompt in found.safe}) == pytest.approx(RunSettings().demonstrations, abs=3)
+
+
+@pytest.mark.parametrize("count", [6, 12, 18])
+def test_any_first_part_has_the_same_share_of_attacks_and_of_borderline_prompts(count: int) -> None:
+    assert sum(prompt.attack is not None for prompt in PROMPTS.harmful[:count]) == pytest.approx(count / 3, abs=1)
+    borderline = sum(prompt.kind is Kind.BORDERLINE for prompt in PROMPTS.safe[:count])
+    assert borderline == pytest.approx(0.53 * count, abs=1.5)
+
+
+def test_strength_is_chosen_on_neither_edited_nor_reported_prompts() -> None:
+    pairs = held_out_pairs(SPLITS, make_pairs(1))
+    questions, attacks = {pair.prompt.question for pair in pairs}, {pair.prompt.attack for pair in pairs}
+    for other in (SPLITS.edit, SPLITS.test):
+        assert not questions & {prompt.question for prompt in other.harmful}
+        assert not attacks & {attack.id for attack in other.attacks}
+    assert None in attacks
+    assert len(attacks) > 5
+
+
+def test_targets_come_back_from_disk_as_they_were() -> None:
+    chat = make_chat("llama", max_position_embeddings=2048)
+    pairs, kept = sample_targets(chat, PROMPTS, SETTINGS)
+    assert read_targets(target_rows(pairs, kept), PROMPTS) == (pairs, kept)
+
+
+def test_only_traced_answers_are_sampled_at_length() -> None:
+    chat = make_chat("llama", max_position_embeddings=2048)
+    kept = {item.prompt.id: item.answer for item in sample_targets(chat, PROMPTS, SETTINGS)[1]}
+    lengths = [len(chat.answer_ids(kept.get(prompt.id, ""), ended=False)) for prompt in PROMPTS.safe]
+    assert max(lengths[:5]) == 6
+    assert max(lengths[5:]) == SETTINGS.edit.harmless_tokens
