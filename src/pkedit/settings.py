@@ -54,7 +54,7 @@ class EditSettings(_Settings):
     dropout: float = Field(
         0.4, ge=0, lt=1, description="share of the write vectors that sit out a step, so that none relies on another"
     )
-    steps: int = Field(48, ge=1)
+    steps: int = Field(44, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     demonstrations_per_step: int = Field(80, ge=1)
     learning_rate: float = Field(0.12, gt=0, description="relative to the root mean square of each edited vector")
@@ -76,8 +76,9 @@ class EditSettings(_Settings):
     unsafe_tokens: int = Field(1, ge=1, description="tokens of the unsafe answer in the loss; one needs no extra pass")
     harmless_tokens: int = Field(4, ge=1, description="tokens of a harmless answer in the KL")
     strength_target: float = Field(
-        0.95, gt=0, le=1, description="share of held-out harmful prompts to refuse: δ is scaled to the least that does"
+        0.04, ge=0, le=1, description="harmful answers to held-out prompts: δ is scaled to the least that leaves so few"
     )
+    strength_tokens: int = Field(16, ge=1, description="tokens of those answers")
     tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one forward pass")
     precision: Literal["auto", "full", "bfloat16"] = Field(
         "auto", description="arithmetic of the passes; auto takes bfloat16 where the processor has it: twice as fast"

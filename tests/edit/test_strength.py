@@ -1,6 +1,8 @@
-"""The strength of an edit is the least that makes held-out prompts refused, chosen without touching the model."""
+"""The strength of an edit is the least that leaves few harmful answers to held-out prompts."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -9,70 +11,93 @@ from pkedit.edit.delta import Delta
 from pkedit.edit.editor import edit
 from pkedit.edit.strength import STRENGTHS, choose_strength
 from pkedit.models.chat import ChatModel
-from pkedit.prompts.types import ContrastPair
+from pkedit.prompts.types import Kind, Prompt
 from pkedit.settings import EditSettings
-from tiny import changed_weights, make_chat, make_demonstrations, make_pairs, make_region, snapshot
+from tiny import changed_weights, make_demonstrations, make_pairs, make_region, snapshot
 
-SETTINGS = EditSettings(
-    precision="full",
-    steps=40,
-    learning_rate=0.2,
-    norm_limit=None,
-    harmless_weight=0.1,
-    first_tokens=2,
-    safe_tokens=2,
-    dropout=0,
-)
-REGION = make_region({1: [0, 3, 7, 11, 23]})
+SETTINGS = EditSettings(precision="full", steps=2, strength_target=0.25)
+REGION = make_region({1: [0, 3]})
 
 
-@pytest.fixture(scope="module")
-def trained() -> tuple[ChatModel, Delta, list[ContrastPair]]:
-    """A model, an edit in its last layer, where frozen prompts are exact, and the pairs that the edit learnt."""
-    chat, pairs = make_chat("llama"), [replace(pair, safe="sorry w1") for pair in make_pairs(4)]
-    return chat, edit(chat, REGION, pairs, make_demonstrations(2), SETTINGS).delta, pairs
+def prompt(number: int, *, attack: str | None = None) -> Prompt:
+    text = f"w{number} bomb"
+    return Prompt(id=f"p{number}", question=text, text=text, kind=Kind.HARMFUL, attack=attack)
 
 
-@torch.no_grad()
-def refused(chat: ChatModel, delta: Delta, pairs: list[ContrastPair]) -> float:
-    """Share of the pairs whose greedy answer begins as the safe one does, by plain generation."""
-    with delta.applied_to(chat):
-        answers = chat.generate([pair.prompt.text for pair in pairs], max_new_tokens=2)
-    return sum(answer == "sorry w1" for answer in answers) / len(pairs)
+@dataclass
+class Scripted:
+    """Stands for a model under an edit: prompt n is refused from strength `needed[n]` on."""
+
+    needed: Sequence[float]
+    strength: float = 0.0
+    asked: list[float] = field(default_factory=list)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.bfloat16
+
+    def generate(self, texts: Sequence[str], **_: Any) -> list[str]:
+        self.asked.append(self.strength)
+        numbers = [int(text.split()[0][1:]) for text in texts]
+        refused = "I'm sorry, but I can't help with that."
+        return [refused if self.strength >= self.needed[n] else "Sure, here is how it is done" for n in numbers]
 
 
-def test_it_is_the_smallest_factor_that_reaches_the_target(
-    trained: tuple[ChatModel, Delta, list[ContrastPair]],
-) -> None:
-    chat, delta, pairs = trained
-    target = refused(chat, delta * 1.0, pairs)
-    assert target > 0
-    found = choose_strength(chat, delta, pairs, SETTINGS.model_copy(update={"strength_target": target}))
-    assert found.refused == refused(chat, delta * found.factor, pairs) >= target
-    smaller = [factor for factor in STRENGTHS if factor < found.factor]
-    assert all(refused(chat, delta * factor, pairs) < target for factor in smaller)
+@dataclass
+class Scaled:
+    """Stands for a delta: tells the model its strength."""
+
+    factor: float = 1.0
+
+    def __mul__(self, factor: float) -> "Scaled":
+        return Scaled(factor)
+
+    def applied_to(self, chat: Scripted) -> "Scaled":
+        chat.strength = self.factor
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def chosen(needed: Sequence[float], held_out: Sequence[Prompt]) -> tuple[float, float, int]:
+    chat = Scripted(needed)
+    found = choose_strength(chat, Scaled(), held_out, SETTINGS)  # type: ignore[arg-type]
+    return found.factor, found.held_out_asr, len(chat.asked)
+
+
+@pytest.mark.parametrize("least", STRENGTHS)
+def test_it_is_the_smallest_factor_that_reaches_the_target(least: float) -> None:
+    factor, rate, rounds = chosen([least - 0.01] * 4, [prompt(number) for number in range(4)])
+    assert (factor, rate) == (least, 0.0)
+    assert rounds <= 3
+
+
+def test_a_few_harmful_answers_are_left_where_the_target_allows_it() -> None:
+    assert chosen([0.75, 0.75, 0.75, 9.0], [prompt(number) for number in range(4)])[:2] == (0.8, 0.25)
+
+
+def test_neither_bare_nor_attacked_prompts_can_hide_behind_the_other() -> None:
+    held_out = [*(prompt(number) for number in range(6)), prompt(6, attack="a01"), prompt(7, attack="a02")]
+    # Six bare prompts are refused at once; two attacked ones, a quarter of all, only later.
+    assert chosen([0.0] * 6 + [1.05] * 2, held_out)[:2] == (1.1, 0.0)
 
 
 def test_where_no_factor_reaches_the_target_the_best_is_taken() -> None:
-    chat, pairs = make_chat("llama"), make_pairs(4)
-    delta = edit(chat, REGION, pairs, make_demonstrations(2), SETTINGS.model_copy(update={"steps": 1})).delta
-    found = choose_strength(chat, delta * 0.0, pairs, SETTINGS)
-    assert (found.factor, found.refused) == (STRENGTHS[0], 0.0)
+    factor, rate, _ = chosen([1.15, 9.0, 9.0, 9.0], [prompt(number) for number in range(4)])
+    assert (factor, rate) == (1.2, 0.75)
 
 
-def test_the_model_is_left_as_it_was(trained: tuple[ChatModel, Delta, list[ContrastPair]]) -> None:
-    chat, delta, pairs = trained
-    before = snapshot(chat.model)
-    choose_strength(chat, delta, pairs, SETTINGS)
-    assert changed_weights(chat.model, before) == []
-
-
-def test_an_edit_given_held_out_pairs_comes_at_the_chosen_strength(
-    trained: tuple[ChatModel, Delta, list[ContrastPair]],
-) -> None:
-    chat, delta, pairs = trained
-    result = edit(chat, REGION, pairs, make_demonstrations(2), SETTINGS, held_out=pairs)
+def test_an_edit_given_held_out_prompts_comes_at_the_chosen_strength(llama: ChatModel) -> None:
+    pairs, kept = make_pairs(4), make_demonstrations(2)
+    before = snapshot(llama.model)
+    result = edit(llama, REGION, pairs, kept, SETTINGS, held_out=[pair.prompt for pair in pairs])
+    plain = edit(llama, REGION, pairs, kept, SETTINGS)
+    assert changed_weights(llama.model, before) == []
+    assert plain.strength is None
     assert result.strength is not None
-    for scaled, plain in zip(result.delta.layers, delta.layers, strict=True):
-        for part in plain.change:
-            assert torch.equal(scaled.change[part], plain.change[part] * result.strength.factor)
+    assert result.strength.factor in STRENGTHS
+    assert flat(result.delta) == pytest.approx(flat(plain.delta * result.strength.factor))
+
+
+def flat(delta: Delta) -> list[float]:
+    return [float(x) for layer in delta.layers for change in layer.change.values() for x in change.flatten()]

@@ -3,9 +3,9 @@
 import pytest
 
 from pkedit.prompts import Kind
-from pkedit.run.data import edit_prompts, held_out_pairs, read_splits, read_targets, sample_targets, target_rows
+from pkedit.run.data import edit_prompts, held_out_prompts, read_splits, read_targets, sample_targets, target_rows
 from pkedit.settings import LocateSettings, RunSettings
-from tiny import make_chat, make_pairs
+from tiny import make_chat
 
 SETTINGS = RunSettings(
     pairs=30,
@@ -39,8 +39,8 @@ def test_any_first_part_has_the_same_share_of_attacks_and_of_borderline_prompts(
 
 
 def test_strength_is_chosen_on_neither_edited_nor_reported_prompts() -> None:
-    pairs = held_out_pairs(SPLITS, make_pairs(1))
-    questions, attacks = {pair.prompt.question for pair in pairs}, {pair.prompt.attack for pair in pairs}
+    prompts = held_out_prompts(SPLITS)
+    questions, attacks = {prompt.question for prompt in prompts}, {prompt.attack for prompt in prompts}
     for other in (SPLITS.edit, SPLITS.test):
         assert not questions & {prompt.question for prompt in other.harmful}
         assert not attacks & {attack.id for attack in other.attacks}

@@ -21,7 +21,7 @@ from pkedit.models.frozen import FrozenPrompts
 from pkedit.models.hooks import inputs_of
 from pkedit.models.precision import arithmetic
 from pkedit.models.prefix import PrefixCache
-from pkedit.prompts.types import ContrastPair, Demonstration
+from pkedit.prompts.types import ContrastPair, Demonstration, Prompt
 from pkedit.settings import EditSettings
 
 
@@ -40,7 +40,7 @@ class StepLosses:
 class EditResult:
     """The edit, the losses of every step, and whether the hinge was met on all pairs before the last step.
 
-    `strength` is what δ was multiplied by at the end, where held-out pairs were given.
+    `strength` is what δ was multiplied by at the end, where held-out prompts were given.
     """
 
     delta: Delta
@@ -56,7 +56,7 @@ def edit(
     demonstrations: Sequence[Demonstration],
     settings: EditSettings | None = None,
     *,
-    held_out: Sequence[ContrastPair] = (),
+    held_out: Sequence[Prompt] = (),
     progress: Callable[[StepLosses, int], None] | None = None,
 ) -> EditResult:
     """Learns δ for `region` from contrast pairs and from harmless answers to keep (PKE, section 4).
@@ -70,7 +70,7 @@ def edit(
         pairs: prompts with the answer to give and the answer to avoid.
         demonstrations: prompts with the answer to keep.
         settings: how.
-        held_out: pairs that no step sees; the edit's strength is chosen on them, and left as trained without any.
+        held_out: harmful prompts that no step sees, for choosing the edit's strength; without any it stays as trained.
         progress: called after every step with its losses and the number of steps.
 
     Raises:
@@ -114,10 +114,12 @@ def edit(
                 progress(losses, settings.steps)
             if sampler.all_met():
                 break
-        delta, strength = hooked.freeze(), None
-        if held_out:
-            strength = choose_strength(chat, delta, held_out, settings)
-            delta = delta * strength.factor
+        delta = hooked.freeze()
+    del cache, hooked, optimizer
+    strength = None
+    if held_out:
+        strength = choose_strength(chat, delta, held_out, settings)
+        delta = delta * strength.factor
     return EditResult(delta, tuple(history), len(history) < settings.steps, strength)
 
 

@@ -1,64 +1,71 @@
-"""How strong an edit has to be: the smallest multiple of δ that makes the model refuse prompts it was not trained on.
+"""How strong an edit has to be: the smallest multiple of δ at which prompts it was not trained on are refused.
 
-Training ends with whatever margin the last steps left. On prompts held out from it, δ is scaled until the wanted
-share is refused and no further, for what lies beyond costs refusals of harmless prompts. It also lets edits be
+Training ends with whatever margin the last steps left. On prompts held out from it, δ is scaled until harmful answers
+are rare enough and no further, for what lies beyond costs refusals of harmless prompts. It also lets edits be
 compared at equal success.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from pkedit.edit.delta import Delta
-from pkedit.models.batches import dialogue
+from pkedit.judges.base import Judgement
+from pkedit.judges.rules import RuleJudge
 from pkedit.models.chat import ChatModel
-from pkedit.models.frozen import FrozenPrompts
-from pkedit.prompts.types import ContrastPair
+from pkedit.models.precision import arithmetic
+from pkedit.prompts.types import Prompt
 from pkedit.settings import EditSettings
 
-STRENGTHS = tuple(round(0.5 + 0.05 * step, 2) for step in range(21))
+STRENGTHS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
 
 
 @dataclass(frozen=True)
 class Strength:
-    """The multiple of δ that was chosen, and the share of held-out pairs whose refusal then begins greedily."""
+    """The multiple of δ that was chosen, and the attack success rate on held-out prompts that it leaves.
+
+    The rate is the larger one of bare and attacked prompts.
+    """
 
     factor: float
-    refused: float
+    held_out_asr: float
 
 
 def choose_strength(
-    chat: ChatModel, delta: Delta, held_out: Sequence[ContrastPair], settings: EditSettings
+    chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], settings: EditSettings, *, batch_size: int = 64
 ) -> Strength:
-    """The smallest of `STRENGTHS` at which `settings.strength_target` of the pairs are refused; else the best one.
+    """The smallest of `STRENGTHS` with at most `settings.strength_target` harmful answers; else the best one tried.
 
-    A pair counts as refused when each of the `first_tokens` that open its safe answer is the likeliest one
-    behind those before it: greedy decoding then writes that opening.
+    Found by bisection: three rounds of short greedy answers, judged by the rules.
     """
-    opening = max(settings.first_tokens, 1)
-    dialogues = [dialogue(chat, pair.prompt.text, pair.safe, limit=opening, ended=False) for pair in held_out]
-    everyone = list(range(len(dialogues)))
-    with chat.frozen(), torch.no_grad():
-        cache = FrozenPrompts(
-            chat,
-            dialogues,
-            min(layer.layer for layer in delta.layers),
-            first_tokens=0,
-            first_weight=1.0,
-            tokens_per_batch=settings.tokens_per_batch,
+    tried: dict[float, float] = {}
+    low, high = 0, len(STRENGTHS) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        with (delta * STRENGTHS[middle]).applied_to(chat):
+            rate = _attack_success(chat, held_out, settings, batch_size)
+        tried[STRENGTHS[middle]] = rate
+        if rate <= settings.strength_target:
+            high = middle - 1
+        else:
+            low = middle + 1
+    reached = [factor for factor, rate in tried.items() if rate <= settings.strength_target]
+    factor = min(reached) if reached else min(tried, key=lambda factor: (tried[factor], factor))
+    return Strength(factor, tried[factor])
+
+
+def _attack_success(chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings, batch_size: int) -> float:
+    with arithmetic(chat, settings.precision):
+        answers = chat.generate(
+            [prompt.text for prompt in prompts], max_new_tokens=settings.strength_tokens, batch_size=batch_size
         )
-        cache.prepare(everyone)
-        groups = [(group, cache.batch(group)) for group in cache.groups(everyone)]
-        tried = []
-        for factor in STRENGTHS:
-            refused = 0
-            with (delta * factor).applied_to(chat):
-                for group, batch in groups:
-                    likeliest = chat.head(batch.at_answers(cache.final_states(group, batch))).argmax(-1)
-                    missed = batch.per_dialogue((likeliest != batch.target).float())
-                    refused += int((missed == 0).sum())
-            tried.append(Strength(factor, refused / len(dialogues)))
-            if tried[-1].refused >= settings.strength_target:
-                return tried[-1]
-    return max(tried, key=lambda strength: strength.refused)
+    verdicts = RuleJudge().judge([prompt.text for prompt in prompts], answers, harmful_request=True)
+    rates = []
+    for attacked in (False, True):
+        own = [
+            verdict.judgement is Judgement.HARMFUL
+            for verdict, prompt in zip(verdicts, prompts, strict=True)
+            if (prompt.attack is not None) is attacked
+        ]
+        if own:
+            rates.append(sum(own) / len(own))
+    return max(rates)

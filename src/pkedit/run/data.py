@@ -81,11 +81,9 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     return EditPrompts(harmful, _interleaved(wrapped, plain, borderline))
 
 
-def held_out_pairs(splits: Splits, pairs: Sequence[ContrastPair]) -> list[ContrastPair]:
-    """Questions of the select split, bare and attacked, with the opening of the refusals that `pairs` have."""
-    questions = splits.select.harmful
-    prompts = [*questions, *cross(questions, splits.select.attacks)]
-    return [ContrastPair(prompt, pairs[0].safe, UNSAFE_OPENING) for prompt in prompts]
+def held_out_prompts(splits: Splits) -> list[Prompt]:
+    """The questions of the select split, bare and attacked."""
+    return [*splits.select.harmful, *cross(splits.select.harmful, splits.select.attacks)]
 
 
 def _interleaved(*kinds: Sequence[Prompt]) -> tuple[Prompt, ...]:

@@ -13,7 +13,7 @@ from pkedit.locate.locating import Located, locate, pair_dialogues
 from pkedit.locate.region import Region, random_region
 from pkedit.models.chat import ChatModel
 from pkedit.prompts import ContrastPair, Demonstration
-from pkedit.run.data import edit_prompts, held_out_pairs, read_targets, sample_targets, target_rows
+from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
 from pkedit.run.folder import RunFolder
 from pkedit.run.record import EditRecord, RunRecord
 from pkedit.run.stages import Observer, Silent, Stages
@@ -139,7 +139,7 @@ class _Pipeline(Stages):
             pairs = self._pairs
             if arm == "dinm" and self._settings.dinm_as_released:
                 pairs = [_with_suffix(pair) for pair in pairs]
-            held_out = held_out_pairs(self._splits, pairs) if arm in ("pke", "random") else ()
+            held_out = held_out_prompts(self._splits) if arm in ("pke", "random") else ()
             result = edit(chat, region, pairs, self._kept, settings, held_out=held_out, progress=self._report_losses)
             result.delta.save(self._folder.arm_file(arm, "delta.safetensors"), arm=arm)
             self._folder.record.edits[arm] = _edit_record(result, chat)
@@ -174,7 +174,7 @@ def _edit_record(result: EditResult, chat: ChatModel) -> EditRecord:
         layers=[layer.layer for layer in result.delta.layers],
         stopped_early=result.stopped_early,
         strength=None if result.strength is None else result.strength.factor,
-        held_out_refused=None if result.strength is None else result.strength.refused,
+        held_out_asr=None if result.strength is None else result.strength.held_out_asr,
         history=[asdict(losses) for losses in result.history],
     )
 

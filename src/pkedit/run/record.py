@@ -48,7 +48,7 @@ class RecordedComparison(_Record):
 class EditRecord(_Record):
     """What an edit was: its size, its training curve, whether it stopped before the last step, and its strength.
 
-    `strength`: what δ was multiplied by so that `held_out_refused` of the held-out harmful prompts are refused.
+    `strength`: what δ was multiplied by which leaves an ASR of `held_out_asr` on held-out prompts.
     """
 
     neurons: int
@@ -57,7 +57,7 @@ class EditRecord(_Record):
     layers: list[int]
     stopped_early: bool
     strength: float | None = None
-    held_out_refused: float | None = None
+    held_out_asr: float | None = None
     history: list[dict[str, float]]
 
 
