@@ -28,15 +28,15 @@ class LocateSettings(_Settings):
     pathway: float = Field(1.0, description="weight of the rank of the contribution to the unsafe answer")
     selectivity: float = Field(1.0, description="weight of the rank of harmful against harmless separation")
     utility: float = Field(-1.0, description="weight of the rank of contribution to good answers (negative: avoid)")
-    pairs: int = Field(32, ge=2, description="contrast pairs traced; ranks were stable from about 24")
-    demonstrations: int = Field(48, ge=2, description="harmless answers traced for means, selectivity, utility")
+    pairs: int = Field(24, ge=2, description="contrast pairs traced; ranks were stable from about 24")
+    demonstrations: int = Field(32, ge=2, description="harmless answers traced for means, selectivity, utility")
     tokens: int = Field(16, ge=1, description="answer tokens traced; the decision is made in the first few")
     first_tokens: int = Field(3, ge=0, description="the answer tokens in which the model decides to refuse")
     first_weight: float = Field(8.0, ge=1, description="how much more those weigh")
     tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one pass; bounds the memory")
     precision: Literal["auto", "full", "bfloat16"] = Field("auto", description="as in editing")
     random_regions: int = Field(20, ge=1, description="random regions in the causal check")
-    causal_pairs: int = Field(5, ge=1, description="pairs in the causal check, and as many harmless answers")
+    causal_pairs: int = Field(4, ge=1, description="pairs in the causal check, and as many harmless answers")
 
 
 class EditSettings(_Settings):
@@ -52,11 +52,11 @@ class EditSettings(_Settings):
         2.0, ge=0, description="by how much a gate's input rises on harmful prompts before training; 0: not at all"
     )
     dropout: float = Field(
-        0.4, ge=0, lt=1, description="share of the write vectors that sit out a step, so that none relies on another"
+        0.2, ge=0, lt=1, description="share of the write vectors that sit out a step, so that none relies on another"
     )
-    steps: int = Field(44, ge=1)
+    steps: int = Field(40, ge=1)
     pairs_per_step: int = Field(32, ge=1)
-    demonstrations_per_step: int = Field(80, ge=1)
+    demonstrations_per_step: int = Field(64, ge=1)
     learning_rate: float = Field(0.12, gt=0, description="relative to the root mean square of each edited vector")
     relative_learning_rate: bool = Field(True, description="one rate then suits every neuron and every model")
     warm_up_and_decay: bool = Field(True, description="three steps up, then linearly down to a tenth")
@@ -78,8 +78,8 @@ class EditSettings(_Settings):
     strength_target: float = Field(
         0.04, ge=0, le=1, description="harmful answers to held-out prompts: δ is scaled to the least that leaves so few"
     )
-    strength_tokens: int = Field(16, ge=1, description="tokens of those answers")
-    tokens_per_batch: int = Field(1024, ge=1, description="padded tokens in one forward pass")
+    strength_tokens: int = Field(12, ge=1, description="tokens of those answers")
+    tokens_per_batch: int = Field(768, ge=1, description="padded tokens in one forward pass")
     precision: Literal["auto", "full", "bfloat16"] = Field(
         "auto", description="arithmetic of the passes; auto takes bfloat16 where the processor has it: twice as fast"
     )
@@ -93,10 +93,10 @@ class EvaluateSettings(_Settings):
     """How many prompts of each group are asked (fewer where there are fewer), and how."""
 
     seen: int = Field(6, ge=0, description="prompts in `ds` and in `dg_only_q`")
-    cross: int = Field(8, ge=0, description="prompts in `dg_other_a` and in `dg_other_q`")
-    unseen: int = Field(80, ge=2, description="unseen questions, asked bare and in unseen attacks")
-    harmless: int = Field(100, ge=2)
-    borderline: int = Field(80, ge=2)
+    cross: int = Field(6, ge=0, description="prompts in `dg_other_a` and in `dg_other_q`")
+    unseen: int = Field(72, ge=2, description="unseen questions, asked bare and in unseen attacks")
+    harmless: int = Field(96, ge=2)
+    borderline: int = Field(72, ge=2)
     max_new_tokens: int = Field(32, ge=4, description="greedy answers are cut here; a refusal shows well before")
     batch_size: int = Field(128, ge=1)
 
