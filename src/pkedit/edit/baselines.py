@@ -15,8 +15,8 @@ REFUSAL_SUFFIX = (
 # EasyEdit's FT-L edits layer 21 of Llama-2-7B's 32: the same share of the depth for any model.
 FIXED_LAYER_SHARE = 21 / 32
 
-PAIRS_PER_STEP = 16
-DEMONSTRATIONS_PER_STEP = 32
+PAIRS_PER_STEP = 36
+DEMONSTRATIONS_PER_STEP = 72
 
 
 def fixed_layer(chat: ChatModel) -> int:

@@ -5,9 +5,17 @@ to find out when the neuron should fire. What the gates of one layer read is the
 regression per layer answers that beforehand, in closed form.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
+
+from pkedit.models.chat import ChatModel
+from pkedit.models.frozen import FrozenPrompts
+from pkedit.models.hooks import inputs_of
+from pkedit.models.prefix import PrefixCache
 
 # Of the mean square of an input coordinate. Small against the signal, large against what few prompts cannot tell.
 RIDGE = 0.1
@@ -32,3 +40,32 @@ def detector(harmful: Tensor, harmless: Tensor) -> Tensor:
     reading = inputs[: len(harmful)].mean(0) @ direction
     # Where harmful prompts cannot be told apart there is nothing to detect.
     return direction / reading if reading > 1e-6 else torch.zeros_like(direction)
+
+
+@torch.no_grad()
+def detectors(
+    chat: ChatModel, layers: Sequence[int], cache: PrefixCache | FrozenPrompts, harmful: Sequence[bool]
+) -> dict[int, Tensor]:
+    """The detector of each layer, from the MLP inputs where the answers begin.
+
+    Args:
+        chat: the model, as `cache` found it.
+        layers: the layers whose gates are to detect.
+        cache: all dialogues, prepared.
+        harmful: of each dialogue, whether its prompt is.
+    """
+    entering: dict[tuple[int, bool], list[Tensor]] = defaultdict(list)
+    gates = [chat.sites[layer].reads[0] for layer in layers]
+    for group in cache.groups(range(len(harmful))):
+        batch = cache.batch(group)
+        starts = batch.place == 0
+        kinds = torch.tensor([harmful[index] for index in group])
+        seen: dict[int, Tensor] = {}
+        # The pass over a shared beginning, where there is one, comes first and is overwritten.
+        with inputs_of(gates, seen.__setitem__):
+            cache.final_states(group, batch)
+        for place, states in seen.items():
+            at_start = states[batch.row[starts], batch.column[starts] - cache.ahead].float().cpu()
+            for kind in (True, False):
+                entering[layers[place], kind].append(at_start[kinds == kind])
+    return {layer: detector(torch.cat(entering[layer, True]), torch.cat(entering[layer, False])) for layer in layers}

@@ -1,6 +1,5 @@
 """Trains δ on a region until safe answers are likely and harmless ones unchanged. The model is never touched."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pkedit.edit.delta import GATE, Delta
-from pkedit.edit.detector import detector
+from pkedit.edit.detector import detectors
 from pkedit.edit.examples import Example, Sampler, make_examples
 from pkedit.edit.hooked import HookedDelta
 from pkedit.edit.objective import hinge, unlikelihood
@@ -18,7 +17,6 @@ from pkedit.locate.region import Region
 from pkedit.models.batches import AnswerBatch, divergence, log_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
-from pkedit.models.hooks import inputs_of
 from pkedit.models.precision import arithmetic
 from pkedit.models.prefix import PrefixCache
 from pkedit.prompts.types import ContrastPair, Demonstration, Prompt
@@ -84,6 +82,22 @@ def edit(
     if not region.neurons:
         raise RegionError("the region has no neurons; locate one first")
     examples = make_examples(chat, pairs, demonstrations, settings)
+    delta, history = _train(chat, region, examples, settings, progress)
+    strength = None
+    if held_out:
+        strength = choose_strength(chat, delta, held_out, settings)
+        delta = delta * strength.factor
+    return EditResult(delta, history, len(history) < settings.steps, strength)
+
+
+def _train(
+    chat: ChatModel,
+    region: Region,
+    examples: Sequence[Example],
+    settings: EditSettings,
+    progress: Callable[[StepLosses, int], None] | None,
+) -> tuple[Delta, tuple[StepLosses, ...]]:
+    """δ after the last step, and the losses of every step."""
     with chat.frozen(), arithmetic(chat, settings.precision):
         hooked = HookedDelta(chat, region, settings.parts, relative=settings.relative_learning_rate)
         cache = (FrozenPrompts if settings.frozen_prompts else PrefixCache)(
@@ -98,7 +112,8 @@ def edit(
         sampler = Sampler(examples, settings)
         if settings.gate_detector and GATE in settings.parts:
             cache.prepare(range(len(examples)))
-            hooked.open_gates(_detectors(chat, hooked.layers, cache, examples), settings.gate_detector)
+            harmful = [example.role != "harmless" for example in examples]
+            hooked.open_gates(detectors(chat, hooked.layers, cache, harmful), settings.gate_detector)
         optimizer = torch.optim.Adam(hooked.free.values(), lr=settings.learning_rate, betas=(0.9, 0.98))
         history: list[StepLosses] = []
         for step in range(settings.steps):
@@ -114,13 +129,7 @@ def edit(
                 progress(losses, settings.steps)
             if sampler.all_met():
                 break
-        delta = hooked.freeze()
-    del cache, hooked, optimizer
-    strength = None
-    if held_out:
-        strength = choose_strength(chat, delta, held_out, settings)
-        delta = delta * strength.factor
-    return EditResult(delta, tuple(history), len(history) < settings.steps, strength)
+        return hooked.freeze(), tuple(history)
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -179,29 +188,6 @@ def _step(
         harmless=totals["harmless"] / (settings.harmless_weight or 1.0),
         norm=float(norm.detach()),
     )
-
-
-@torch.no_grad()
-def _detectors(
-    chat: ChatModel, layers: Sequence[int], cache: PrefixCache | FrozenPrompts, examples: Sequence[Example]
-) -> dict[int, Tensor]:
-    """The detector of each layer, from the MLP inputs where the answers of all examples begin."""
-    entering: dict[tuple[int, bool], list[Tensor]] = defaultdict(list)
-    gates = [chat.sites[layer].reads[0] for layer in layers]
-    for group in cache.groups(range(len(examples))):
-        batch = cache.batch(group)
-        starts = batch.place == 0
-        harmful = torch.tensor([examples[index].role != "harmless" for index in group])
-
-        seen: dict[int, Tensor] = {}
-        # The pass over a shared beginning, where there is one, comes first and is overwritten.
-        with inputs_of(gates, seen.__setitem__):
-            cache.final_states(group, batch)
-        for place, states in seen.items():
-            at_start = states[batch.row[starts], batch.column[starts] - cache.ahead].float().cpu()
-            for kind in (True, False):
-                entering[layers[place], kind].append(at_start[harmful == kind])
-    return {layer: detector(torch.cat(entering[layer, True]), torch.cat(entering[layer, False])) for layer in layers}
 
 
 def _per_token(
