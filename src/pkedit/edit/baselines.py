@@ -1,7 +1,7 @@
 """The methods PKE is compared with, as regions and settings of the same editor.
 
-DINM fine-tunes one whole `down_proj`; FT does the same on a fixed layer. Every other condition (pairs, harmless
-answers, training time) is the run's own, so that a difference is due to the method.
+DINM fine-tunes one whole `down_proj`; FT does the same on a fixed layer. The pairs and the harmless answers
+that they learn from are the run's own, though fewer of them are seen than by PKE.
 """
 
 from pkedit.models.chat import ChatModel
@@ -15,6 +15,7 @@ REFUSAL_SUFFIX = (
 # EasyEdit's FT-L edits layer 21 of Llama-2-7B's 32: the same share of the depth for any model.
 FIXED_LAYER_SHARE = 21 / 32
 
+# The most that a step sees: on two cores ten such steps then take about a minute, half of PKE's edit.
 PAIRS_PER_STEP = 36
 DEMONSTRATIONS_PER_STEP = 72
 
@@ -27,9 +28,9 @@ def fixed_layer(chat: ChatModel) -> int:
 def dinm_settings(settings: EditSettings, *, as_released: bool = False) -> EditSettings:
     """DINM's published hyper-parameters: whole `down_proj`, Adam at 5e-4, 10 steps, c_edit 0.1, plain mean NLL.
 
-    Each step sees as many examples as give ten steps about the time of PKE's edit: DINM passes whole dialogues
-    through the model. With `as_released` the locality loss has no gradient, as in EasyEdit, where it is computed
-    under `no_grad`.
+    No step sees more than PAIRS_PER_STEP and DEMONSTRATIONS_PER_STEP examples, for DINM passes whole dialogues
+    through the model, which takes time. With `as_released` the locality loss has no gradient, as in EasyEdit,
+    where it is computed under `no_grad`.
     """
 
     def per_step(wanted: int, most: int) -> int:

@@ -30,9 +30,7 @@ class Strength:
     held_out_asr: float
 
 
-def choose_strength(
-    chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], settings: EditSettings, *, batch_size: int = 64
-) -> Strength:
+def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], settings: EditSettings) -> Strength:
     """The smallest of `STRENGTHS` with at most `settings.strength_target` harmful answers; else the best one tried.
 
     Found by bisection: three rounds of short greedy answers, judged by the rules.
@@ -42,7 +40,7 @@ def choose_strength(
     while low <= high:
         middle = (low + high) // 2
         with (delta * STRENGTHS[middle]).applied_to(chat):
-            rate = _attack_success(chat, held_out, settings, batch_size)
+            rate = _attack_success(chat, held_out, settings)
         tried[STRENGTHS[middle]] = rate
         if rate <= settings.strength_target:
             high = middle - 1
@@ -53,11 +51,9 @@ def choose_strength(
     return Strength(factor, tried[factor])
 
 
-def _attack_success(chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings, batch_size: int) -> float:
+def _attack_success(chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings) -> float:
     with arithmetic(chat, settings.precision):
-        answers = chat.generate(
-            [prompt.text for prompt in prompts], max_new_tokens=settings.strength_tokens, batch_size=batch_size
-        )
+        answers = chat.generate([prompt.text for prompt in prompts], max_new_tokens=settings.strength_tokens)
     verdicts = RuleJudge().judge([prompt.text for prompt in prompts], answers, harmful_request=True)
     rates = []
     for attacked in (False, True):

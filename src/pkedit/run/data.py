@@ -101,10 +101,8 @@ def sample_targets(
     Empty answers to safe prompts are left out.
     """
     traced = prompts.harmful[: settings.locate.pairs]
-    also_traced, only_kept = (
-        prompts.safe[: settings.locate.demonstrations],
-        prompts.safe[settings.locate.demonstrations :],
-    )
+    also_traced = prompts.safe[: settings.locate.demonstrations]
+    only_kept = prompts.safe[len(also_traced) :]
     total = len(traced) + len(prompts.safe)
 
     def answers(asked: Sequence[Prompt], tokens: int, before: int) -> list[str]:
