@@ -9,7 +9,7 @@ import torch
 
 from pkedit.edit.delta import Delta
 from pkedit.edit.editor import edit
-from pkedit.edit.strength import STRENGTHS, choose_strength
+from pkedit.edit.strength import HIGHEST, LOWEST, choose_strength, factor
 from pkedit.models.chat import ChatModel
 from pkedit.prompts.types import Kind, Prompt
 from pkedit.settings import EditSettings
@@ -65,26 +65,38 @@ def chosen(needed: Sequence[float], held_out: Sequence[Prompt]) -> tuple[float, 
     return found.factor, found.held_out_asr, len(chat.asked)
 
 
-@pytest.mark.parametrize("least", STRENGTHS)
-def test_it_is_the_smallest_factor_that_reaches_the_target(least: float) -> None:
-    factor, rate, rounds = chosen([least - 0.01] * 4, [prompt(number) for number in range(4)])
-    assert (factor, rate) == (least, 0.0)
-    assert rounds <= 3
+@pytest.mark.parametrize("power", range(LOWEST + 1, HIGHEST + 1))
+def test_it_is_the_smallest_multiple_that_reaches_the_target(power: int) -> None:
+    least = factor(power)
+    multiple, rate, rounds = chosen([least - 0.005] * 4, [prompt(number) for number in range(4)])
+    assert (multiple, rate) == (least, 0.0)
+    # One look, strides, and two halvings.
+    assert rounds <= 4 + abs(power) // 4
+
+
+def test_near_the_edit_as_trained_four_looks_suffice() -> None:
+    for power in (-2, -1, 0, 1, 2, 3):
+        assert chosen([factor(power) - 0.005] * 2, [prompt(number) for number in range(2)])[2] <= 4
 
 
 def test_a_few_harmful_answers_are_left_where_the_target_allows_it() -> None:
-    assert chosen([0.75, 0.75, 0.75, 9.0], [prompt(number) for number in range(4)])[:2] == (0.8, 0.25)
+    assert chosen([0.76, 0.76, 0.76, 9.0], [prompt(number) for number in range(4)])[:2] == (0.78, 0.25)
 
 
 def test_neither_bare_nor_attacked_prompts_can_hide_behind_the_other() -> None:
     held_out = [*(prompt(number) for number in range(6)), prompt(6, attack="a01"), prompt(7, attack="a02")]
     # Six bare prompts are refused at once; two attacked ones, a quarter of all, only later.
-    assert chosen([0.0] * 6 + [1.05] * 2, held_out)[:2] == (1.1, 0.0)
+    assert chosen([0.0] * 6 + [1.06] * 2, held_out)[:2] == (1.1, 0.0)
 
 
 def test_where_no_factor_reaches_the_target_the_best_is_taken() -> None:
-    factor, rate, _ = chosen([1.15, 9.0, 9.0, 9.0], [prompt(number) for number in range(4)])
-    assert (factor, rate) == (1.2, 0.75)
+    multiple, rate, _ = chosen([1.15, 9.0, 9.0, 9.0], [prompt(number) for number in range(4)])
+    # The first stride above 1.15: what lies below was not looked at, for the target is beyond reach.
+    assert (multiple, rate) == (1.22, 0.75)
+
+
+def test_an_edit_that_is_strong_enough_at_any_multiple_becomes_the_weakest() -> None:
+    assert chosen([0.0] * 2, [prompt(number) for number in range(2)])[:2] == (factor(LOWEST), 0.0)
 
 
 def test_an_edit_given_held_out_prompts_comes_at_the_chosen_strength(llama: ChatModel) -> None:
@@ -95,7 +107,7 @@ def test_an_edit_given_held_out_prompts_comes_at_the_chosen_strength(llama: Chat
     assert changed_weights(llama.model, before) == []
     assert plain.strength is None
     assert result.strength is not None
-    assert result.strength.factor in STRENGTHS
+    assert result.strength.factor in [factor(power) for power in range(LOWEST, HIGHEST + 1)]
     assert flat(result.delta) == pytest.approx(flat(plain.delta * result.strength.factor))
 
 

@@ -16,7 +16,12 @@ from pkedit.models.precision import arithmetic
 from pkedit.prompts.types import Prompt
 from pkedit.settings import EditSettings
 
-STRENGTHS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+# Multiples of δ that may be chosen lie this far apart: as much as one answer in a hundred, or less.
+RATIO = 1.05
+# The first look goes up and down in strides of so many ratios, and bisects what lies between two of them.
+STRIDE = 4
+# Beyond these, 0.46 and 3.2, another edit is needed rather than more or less of this one.
+LOWEST, HIGHEST = -4 * STRIDE, 6 * STRIDE
 
 
 @dataclass(frozen=True)
@@ -31,24 +36,34 @@ class Strength:
 
 
 def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], settings: EditSettings) -> Strength:
-    """The smallest of `STRENGTHS` with at most `settings.strength_target` harmful answers; else the best one tried.
+    """The smallest multiple of δ with at most `settings.strength_target` harmful answers; else the best one tried.
 
-    Found by bisection: three rounds of short greedy answers, judged by the rules.
+    Short greedy answers, judged by the rules: at δ itself, then in strides up or down until the target lies between
+    two, then by bisection. Multiples are powers of `RATIO`.
     """
-    tried: dict[float, float] = {}
-    low, high = 0, len(STRENGTHS) - 1
-    while low <= high:
+    tried: dict[int, float] = {}
+
+    def reached(power: int) -> bool:
+        if power not in tried:
+            with (delta * factor(power)).applied_to(chat):
+                tried[power] = _attack_success(chat, held_out, settings)
+        return tried[power] <= settings.strength_target
+
+    direction = -STRIDE if reached(0) else STRIDE
+    edge = 0
+    while LOWEST <= edge + direction <= HIGHEST and reached(edge + direction) == reached(0):
+        edge += direction
+    low, high = sorted((edge, edge + direction))
+    while high - low > 1 and LOWEST <= low and high <= HIGHEST:
         middle = (low + high) // 2
-        with (delta * STRENGTHS[middle]).applied_to(chat):
-            rate = _attack_success(chat, held_out, settings)
-        tried[STRENGTHS[middle]] = rate
-        if rate <= settings.strength_target:
-            high = middle - 1
-        else:
-            low = middle + 1
-    reached = [factor for factor, rate in tried.items() if rate <= settings.strength_target]
-    factor = min(reached) if reached else min(tried, key=lambda factor: (tried[factor], factor))
-    return Strength(factor, tried[factor])
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    best = min(tried, key=lambda power: (max(tried[power], settings.strength_target), power))
+    return Strength(factor(best), tried[best])
+
+
+def factor(power: int) -> float:
+    """The multiple of δ that is so many ratios from it, to two decimals."""
+    return round(RATIO**power, 2)
 
 
 def _attack_success(chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings) -> float:
