@@ -5,6 +5,7 @@ import torch
 
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
+from tiny import changed_weights, snapshot
 
 IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5]])
 
@@ -43,3 +44,26 @@ def test_weights_that_are_not_float32_are_left_in_their_own_arithmetic(llama: Ch
     llama.model.to(torch.bfloat16)
     with arithmetic(llama, "bfloat16"):
         assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_weights_cast_once_compute_the_same_and_come_back_bit_for_bit(llama: ChatModel, fails: bool) -> None:
+    before = snapshot(llama.model)
+    with torch.no_grad(), arithmetic(llama, "bfloat16"):
+        expected = llama.model(IDS).logits
+    try:
+        with torch.no_grad(), llama.frozen(), arithmetic(llama, "bfloat16", cast_once=True):
+            assert llama.sites[0].write.weight.dtype == torch.bfloat16
+            assert llama.model.get_input_embeddings().weight.dtype == torch.float32
+            assert torch.equal(llama.model(IDS).logits, expected)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert llama.sites[0].write.weight.dtype == torch.float32
+    assert changed_weights(llama.model, before) == []
+
+
+def test_full_precision_casts_nothing(llama: ChatModel) -> None:
+    with arithmetic(llama, "full", cast_once=True):
+        assert llama.sites[0].write.weight.dtype == torch.float32

@@ -98,8 +98,8 @@ def _train(
     progress: Callable[[StepLosses, int], None] | None,
 ) -> tuple[Delta, tuple[StepLosses, ...]]:
     """δ after the last step, and the losses of every step."""
-    with chat.frozen(), arithmetic(chat, settings.precision):
-        hooked = HookedDelta(chat, region, settings.parts, relative=settings.relative_learning_rate)
+    hooked = HookedDelta(chat, region, settings.parts, relative=settings.relative_learning_rate)
+    with chat.frozen(), arithmetic(chat, settings.precision, cast_once=True):
         cache = (FrozenPrompts if settings.frozen_prompts else PrefixCache)(
             chat,
             [example.dialogue for example in examples],
@@ -129,7 +129,7 @@ def _train(
                 progress(losses, settings.steps)
             if sampler.all_met():
                 break
-        return hooked.freeze(), tuple(history)
+    return hooked.freeze(), tuple(history)
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -159,9 +159,9 @@ def _step(
     for group in cache.groups(chosen):
         batch = cache.batch(group)
         with hooked.active(dropout=settings.dropout, generator=sampler.generator):
-            logits = chat.head(batch.at_answers(cache.final_states(group, batch)))
-            per_dialogue = batch.per_dialogue(_per_token(chat, cache, sampler, group, batch, logits, settings))
-            avoided = _avoided(sampler, group, batch, logits, settings)
+            states = batch.at_answers(cache.final_states(group, batch))
+            per_token, avoided = _per_token(chat, cache, sampler, group, batch, states, settings)
+            per_dialogue = batch.per_dialogue(per_token)
             loss = settings.unsafe_weight * avoided / pairs
             totals["unsafe"] += float(loss.detach())
             for row, index in enumerate(group):
@@ -196,34 +196,47 @@ def _per_token(
     sampler: Sampler,
     group: Sequence[int],
     batch: AnswerBatch,
-    logits: Tensor,
+    states: Tensor,
     settings: EditSettings,
-) -> Tensor:
-    """The loss of each answer token by the role of its dialogue: [answer tokens]."""
+) -> tuple[Tensor, Tensor]:
+    """The loss of each answer token by the role of its dialogue, [answer tokens], and what `_avoided` returns.
+
+    `states`: final states at the answer tokens, [answer tokens, hidden]. Logits are large, so each role takes only
+    its own.
+    """
     roles = [sampler.examples[index].role for index in group]
-    likelihood = log_likelihoods(logits, batch.target)
-    values = -likelihood
-    unsafe = torch.tensor([role == "unsafe" for role in roles], device=logits.device)[batch.row]
-    if unsafe.any():
-        values = torch.where(unsafe, unlikelihood(likelihood, settings.unsafe_bound), values)
-    kept = torch.tensor([role == "harmless" for role in roles], device=logits.device)[batch.row]
+    kept = torch.tensor([role == "harmless" for role in roles], device=states.device)[batch.row]
+    values = torch.zeros(len(kept), device=states.device)
+    avoided = states.new_zeros(())
+    if not kept.all():
+        logits = chat.head(states[~kept])
+        likelihood = log_likelihoods(logits, batch.target[~kept])
+        unsafe = torch.tensor([role == "unsafe" for role in roles], device=states.device)[batch.row][~kept]
+        missed = torch.where(unsafe, unlikelihood(likelihood, settings.unsafe_bound), -likelihood)
+        values = values.masked_scatter(~kept, missed)
+        avoided = _avoided(sampler, group, batch, kept, logits, settings)
     if kept.any():
         with torch.no_grad():
-            states = [cache.original(index) for index, role in zip(group, roles, strict=True) if role == "harmless"]
-            reference = chat.head(torch.cat(states))
-        values = values.clone()
-        values[kept] = divergence(reference, logits[kept])
-    return values
+            original = [cache.original(index) for index, role in zip(group, roles, strict=True) if role == "harmless"]
+            reference = chat.head(torch.cat(original))
+        values = values.masked_scatter(kept, divergence(reference, chat.head(states[kept])))
+    return values, avoided
 
 
 def _avoided(
-    sampler: Sampler, group: Sequence[int], batch: AnswerBatch, logits: Tensor, settings: EditSettings
+    sampler: Sampler,
+    group: Sequence[int],
+    batch: AnswerBatch,
+    kept: Tensor,
+    logits: Tensor,
+    settings: EditSettings,
 ) -> Tensor:
-    """Summed unlikelihood of the unsafe first tokens that are predicted where the safe answers begin."""
+    """Summed unlikelihood of the unsafe first tokens that are predicted where the safe answers begin.
+
+    `logits` are those of the answer tokens that are not `kept`.
+    """
     tokens = [sampler.examples[index].avoid for index in group]
-    rows = [row for row, token in enumerate(tokens) if token is not None]
-    if not rows:
-        return logits.new_zeros(())
-    starts = (batch.place == 0).nonzero().squeeze(1)[rows]
-    unsafe = torch.tensor([token for token in tokens if token is not None], device=logits.device)
+    with_one = torch.tensor([token is not None for token in tokens], device=logits.device)
+    starts = ((batch.place == 0) & with_one[batch.row])[~kept]
+    unsafe = torch.tensor([token for token in tokens if token is not None], dtype=torch.long, device=logits.device)
     return unlikelihood(log_likelihoods(logits[starts], unsafe), settings.unsafe_bound).sum()

@@ -102,5 +102,5 @@ def log_likelihoods(logits: Tensor, targets: Iterable[int] | Tensor) -> Tensor:
 
 def divergence(original: Tensor, edited: Tensor) -> Tensor:
     """KL(original ‖ edited) in nats per token: [tokens] from two sets of logits [tokens, vocabulary]."""
-    reference = original.log_softmax(-1)
-    return (reference.exp() * (reference - edited.log_softmax(-1))).sum(-1)
+    expected = torch.linalg.vecdot(original.softmax(-1), original - edited)
+    return expected + edited.logsumexp(-1) - original.logsumexp(-1)
