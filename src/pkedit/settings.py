@@ -54,7 +54,7 @@ class EditSettings(_Settings):
     dropout: float = Field(
         0.2, ge=0, lt=1, description="share of the write vectors that sit out a step, so that none relies on another"
     )
-    steps: int = Field(40, ge=1)
+    steps: int = Field(60, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     demonstrations_per_step: int = Field(64, ge=1)
     learning_rate: float = Field(0.12, gt=0, description="relative to the root mean square of each edited vector")
@@ -114,9 +114,9 @@ class RunSettings(_Settings):
     harmless: str | None = None
     borderline: str | None = None
     attacks: str | None = None
-    pairs: int = Field(290, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
-    attacked_share: float = Field(0.38, ge=0, le=1, description="share of the pairs that are inside an attack")
-    demonstrations: int = Field(450, ge=2, description="safe prompts whose answers are kept; half are borderline")
+    pairs: int = Field(430, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
+    attacked_share: float = Field(0.26, ge=0, le=1, description="share of the pairs that are inside an attack")
+    demonstrations: int = Field(630, ge=2, description="safe prompts whose answers are kept; most are borderline")
     sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
     delta: str | None = Field(None, description="a delta made earlier, to be measured as the arm `pke`")
     locate: LocateSettings = LocateSettings()

@@ -54,6 +54,14 @@ def test_a_repeated_id_names_the_line_that_used_it_first(file: Path) -> None:
         load_prompts(file, Kind.HARMLESS)
 
 
+def test_a_prompt_may_name_its_split_but_no_other_than_there_is(file: Path) -> None:
+    file.write_text('{"text": "one", "split": "edit"}\n{"text": "two"}\n', encoding="utf-8")
+    assert [prompt.split for prompt in load_prompts(file, Kind.HARMFUL)] == ["edit", None]
+    file.write_text('{"text": "one"}\n{"text": "two", "split": "train"}\n', encoding="utf-8")
+    with pytest.raises(PromptFileError, match=r"line 2: unknown split 'train'; choose from edit, select, test"):
+        load_prompts(file, Kind.HARMFUL)
+
+
 @pytest.mark.parametrize("content", ["", "\n", "  \n\n"])
 def test_an_empty_file_is_refused(file: Path, content: str) -> None:
     file.write_text(content)

@@ -89,12 +89,25 @@ def test_the_order_of_the_global_generator_does_not_matter() -> None:
 
 def test_shares_are_half_a_sixth_and_a_third_in_every_category() -> None:
     splits = builtin_splits()
-    total = Counter(prompt.category for part in parts(splits) for prompt in part.harmful)
-    for part, share in zip(parts(splits), (0.5, 0.16, 0.34), strict=True):
-        counts = Counter(prompt.category for prompt in part.harmful)
-        assert len(part.harmful) == pytest.approx(share * sum(total.values()), abs=1.5)
+    dealt = [[prompt for prompt in part.harmful if prompt.split is None] for part in parts(splits)]
+    total = Counter(prompt.category for part in dealt for prompt in part)
+    for part, share in zip(dealt, (0.5, 0.16, 0.34), strict=True):
+        counts = Counter(prompt.category for prompt in part)
+        assert len(part) == pytest.approx(share * sum(total.values()), abs=1.5)
         for category, whole in total.items():
             assert counts[category] == pytest.approx(share * whole, abs=2)
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_a_prompt_that_names_its_split_goes_there_and_moves_no_other(purpose: str) -> None:
+    dealt = [prompts(20, kind) for kind in (Kind.HARMFUL, Kind.HARMLESS, Kind.BORDERLINE)]
+    before = make_splits(dealt[0], builtin_attacks(), dealt[1], dealt[2], seed=0)
+    named = [replace(p, id=f"n{p.id}", question=f"named {p.id}", split=purpose) for p in prompts(5)]
+    after = make_splits([*named, *dealt[0]], builtin_attacks(), dealt[1], dealt[2], seed=0)
+    for name, old, new in zip(PURPOSES, parts(before), parts(after), strict=True):
+        assert new.harmful[: len(old.harmful)] == old.harmful
+        assert set(new.harmful[len(old.harmful) :]) == (set(named) if name == purpose else set())
+        assert (new.attacks, new.harmless, new.borderline) == (old.attacks, old.harmless, old.borderline)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from pkedit.prompts import Kind
-from pkedit.run.data import edit_prompts, held_out_prompts, read_splits, read_targets, sample_targets, target_rows
+from pkedit.run.data import BORDERLINE_SHARE, edit_prompts, held_out_prompts, read_splits, read_targets, sample_targets, target_rows
 from pkedit.settings import LocateSettings, RunSettings
 from tiny import make_chat
 
@@ -35,7 +35,7 @@ def test_the_defaults_use_the_whole_edit_split() -> None:
 def test_any_first_part_has_the_same_share_of_attacks_and_of_borderline_prompts(count: int) -> None:
     assert sum(prompt.attack is not None for prompt in PROMPTS.harmful[:count]) == pytest.approx(count / 3, abs=1)
     borderline = sum(prompt.kind is Kind.BORDERLINE for prompt in PROMPTS.safe[:count])
-    assert borderline == pytest.approx(0.53 * count, abs=1.5)
+    assert borderline == pytest.approx(BORDERLINE_SHARE * count, abs=1.5)
 
 
 def test_strength_is_chosen_on_neither_edited_nor_reported_prompts() -> None:

@@ -57,7 +57,8 @@ def detectors(
     entering: dict[tuple[int, bool], list[Tensor]] = defaultdict(list)
     gates = [chat.sites[layer].reads[0] for layer in layers]
     for group in cache.groups(range(len(harmful))):
-        batch = cache.batch(group)
+        # Read where the first answer token is decided; what follows is not looked at.
+        batch = cache.batch(group, limit=1)
         starts = batch.place == 0
         kinds = torch.tensor([harmful[index] for index in group])
         seen: dict[int, Tensor] = {}

@@ -17,10 +17,14 @@ from pkedit.locate.region import Region
 from pkedit.models.batches import AnswerBatch, divergence, log_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
+from pkedit.models.memory import give_back_freed_memory
 from pkedit.models.precision import arithmetic
 from pkedit.models.prefix import PrefixCache
 from pkedit.prompts.types import ContrastPair, Demonstration, Prompt
 from pkedit.settings import EditSettings
+
+# What one step frees the next uses again, but no two draw the same sizes, and the gaps between them add up.
+STEPS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ def _train(
             if settings.warm_up_and_decay:
                 optimizer.param_groups[0]["lr"] = settings.learning_rate * _schedule(step, settings.steps)
             optimizer.zero_grad()
+            if step % STEPS_KEPT == 0:
+                give_back_freed_memory()
             losses = _step(chat, hooked, cache, sampler, step, settings)
             optimizer.step()
             if settings.norm_limit is not None:

@@ -68,7 +68,9 @@ def factor(power: int) -> float:
 
 def _attack_success(chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings) -> float:
     with arithmetic(chat, settings.precision):
-        answers = chat.generate([prompt.text for prompt in prompts], max_new_tokens=settings.strength_tokens)
+        answers = chat.generate(
+            [prompt.text for prompt in prompts], max_new_tokens=settings.strength_tokens, batch_size=len(prompts)
+        )
     verdicts = RuleJudge().judge([prompt.text for prompt in prompts], answers, harmful_request=True)
     rates = []
     for attacked in (False, True):

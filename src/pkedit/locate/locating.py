@@ -72,7 +72,7 @@ def locate(
             progress=None if progress is None else lambda done, _: progress(before + done, total),
         )
 
-    with arithmetic(chat, settings.precision):
+    with chat.frozen(), arithmetic(chat, settings.precision, cast_once=True):
         on_pairs = traced(margin, [1.0, -1.0] * len(pairs), 0)
         on_harmless = traced(harmless, [1.0] * len(harmless), len(margin))
     # Selectivity compares what the model does of itself: its unsafe answers with its harmless ones.

@@ -6,6 +6,7 @@ layers only. Left out is what the edit does to the prompt's own tokens: the resu
 edit is learnt, and exact where the edit lies in the last layer.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import torch
@@ -20,7 +21,7 @@ from pkedit.models.keys import Keys, lent, read_beginning, side_by_side, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
 # A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does.
-PROMPT_TOKENS = 4
+PROMPT_TOKENS = 8
 
 
 class FrozenPrompts:
@@ -70,16 +71,23 @@ class FrozenPrompts:
                 self._read([missing[place] for place in places])
 
     def groups(self, indices: Sequence[int]) -> list[list[int]]:
-        """The same indices in batches of prompts of similar length, for each batch pads its prompts' keys."""
-        lengths = [len(self._dialogues[index]) for index in indices]
+        """The same indices in batches of answers of the same length to prompts of similar length: little padding."""
+        by_answer: dict[int, list[int]] = defaultdict(list)
+        for index in indices:
+            by_answer[len(self._dialogues[index].answer)].append(index)
         budget = PROMPT_TOKENS * self._tokens_per_batch
-        return [[indices[place] for place in places] for places in by_length(lengths, tokens=budget)]
+        return [
+            [members[place] for place in places]
+            for _, members in sorted(by_answer.items())
+            for places in by_length([len(self._dialogues[index]) for index in members], tokens=budget)
+        ]
 
-    def batch(self, group: Sequence[int]) -> AnswerBatch:
-        """The dialogues of `group`, each from its last prompt token on."""
+    def batch(self, group: Sequence[int], *, limit: int | None = None) -> AnswerBatch:
+        """The dialogues of `group`, each from its last prompt token on; of the answers, at most `limit` tokens."""
         first_tokens, first_weight = self._first
+        dialogues = [self._dialogues[index] for index in group]
         return make_batch(
-            [Dialogue(item.prompt[-1:], item.answer) for item in (self._dialogues[index] for index in group)],
+            [Dialogue(item.prompt[-1:], item.answer[:limit]) for item in dialogues],
             first_tokens=first_tokens,
             first_weight=first_weight,
             device=self._chat.device,
@@ -97,16 +105,17 @@ class FrozenPrompts:
         below = self._chat.blocks[: self._lowest]
         entering = None
         if below:
-            entering = torch.nn.utils.rnn.pad_sequence([self._entering[index] for index in group], batch_first=True)
+            states = [self._entering[index][: ids.shape[1]] for index in group]
+            entering = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
         with few_queries(self._chat), skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
-            states: Tensor = self._chat.model.base_model(
+            final: Tensor = self._chat.model.base_model(
                 input_ids=ids,
                 attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1),
                 position_ids=read.unsqueeze(1) + torch.arange(ids.shape[1], device=mask.device),
                 past_key_values=DynamicCache([(nothing, nothing)] * self._lowest + layers),
                 use_cache=True,
             ).last_hidden_state
-        return states
+        return final
 
     def original(self, index: int) -> Tensor:
         """The final states at the answer tokens of dialogue `index` when it was prepared."""

@@ -72,11 +72,12 @@ class PrefixCache:
         lengths = [len(self._dialogues[index]) for index in indices]
         return [[indices[place] for place in places] for places in by_length(lengths, tokens=self._tokens_per_batch)]
 
-    def batch(self, group: Sequence[int]) -> AnswerBatch:
-        """The dialogues of `group` as one batch."""
+    def batch(self, group: Sequence[int], *, limit: int | None = None) -> AnswerBatch:
+        """The dialogues of `group` as one batch; of the answers, at most `limit` tokens."""
         first_tokens, first_weight = self._first
+        dialogues = [self._dialogues[index] for index in group]
         return make_batch(
-            [self._dialogues[index] for index in group],
+            [Dialogue(item.prompt, item.answer[:limit]) for item in dialogues],
             first_tokens=first_tokens,
             first_weight=first_weight,
             device=self._chat.device,
@@ -86,8 +87,9 @@ class PrefixCache:
         """Final states [dialogues, tokens, hidden] of the model as it is now, running only the upper layers."""
         if not self._below:
             return self._forward(batch, None)
-        entering = torch.nn.utils.rnn.pad_sequence([self._entering[index] for index in group], batch_first=True)
-        return self._forward(batch, entering)
+        tokens = batch.ids.shape[1] - self._shared
+        states = [self._entering[index][:tokens] for index in group]
+        return self._forward(batch, torch.nn.utils.rnn.pad_sequence(states, batch_first=True))
 
     def original(self, index: int) -> Tensor:
         """The final states at the answer tokens of dialogue `index` when it was prepared."""

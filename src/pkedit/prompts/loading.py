@@ -7,11 +7,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pkedit.errors import PromptFileError
-from pkedit.prompts.types import Attack, Kind, Prompt
+from pkedit.prompts.types import SPLITS, Attack, Kind, Prompt
+
+OPTIONAL = ("category", "topic", "better", "split")
 
 
 def load_prompts(path: str | Path, kind: Kind) -> list[Prompt]:
     """Prompts of a JSONL file: one object a line with `text`, and optionally `id`, `category`, `topic`, `better`.
+
+    A `split` (`edit`, `select` or `test`) keeps a prompt out of the other splits.
 
     Raises:
         PromptFileError: the file is missing, empty or malformed; the message names file and line.
@@ -50,7 +54,11 @@ def _data(name: str) -> Traversable:
 def _prompts(source: Path | Traversable, kind: Kind) -> list[Prompt]:
     prompts = []
     for number, row in _rows(source):
-        optional = {field: row[field] for field in ("category", "topic", "better") if _is_text(row.get(field))}
+        optional = {field: row[field] for field in OPTIONAL if _is_text(row.get(field))}
+        if row.get("split") not in (None, *SPLITS):
+            raise PromptFileError(
+                f"{source}, line {number}: unknown split {row['split']!r}; choose from {', '.join(SPLITS)}"
+            )
         prompts.append(
             Prompt(
                 id=str(row.get("id", f"{kind.value}{number}")),

@@ -47,14 +47,15 @@ def make_splits(
 ) -> Splits:
     """Disjoint splits, stratified by category and by family of attack, shuffled by `seed`.
 
-    Questions with the same text (case and spaces aside) always fall into the same split.
+    Questions with the same text (case and spaces aside) always fall into the same split. Prompts that name their split
+    follow there behind those that were dealt.
 
     Raises:
         TooFewPairsError: a split would be left without a question, template or safe prompt.
     """
     templates = _deal("attack templates", attacks, lambda attack: attack.family, seed)
     questions, everyday, lookalike = (
-        _deal(f"{name} prompts", _distinct(prompts), lambda prompt: prompt.category, seed)
+        _placed(f"{name} prompts", _distinct(prompts), seed)
         for name, prompts in (("harmful", harmful), ("harmless", harmless), ("borderline", borderline))
     )
     return Splits(
@@ -63,6 +64,17 @@ def make_splits(
             for purpose in SHARES
         }
     )
+
+
+def _placed(name: str, prompts: Sequence[Prompt], seed: int) -> dict[str, tuple[Prompt, ...]]:
+    """Deals the prompts that name no split; those that do follow, shuffled too, for a run may take only some."""
+    dealt = _deal(name, [prompt for prompt in prompts if prompt.split is None], lambda prompt: prompt.category, seed)
+    placed = {}
+    for purpose, members in dealt.items():
+        named = [prompt for prompt in prompts if prompt.split == purpose]
+        random.Random(seed).shuffle(named)
+        placed[purpose] = (*members, *named)
+    return placed
 
 
 def _deal(name: str, items: Sequence[Item], group_of: Callable[[Item], str], seed: int) -> dict[str, tuple[Item, ...]]:

@@ -4,6 +4,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
+# What prompts are split for: locating and editing, choosing, and the reported numbers.
+SPLITS = ("edit", "select", "test")
+
+
 class Kind(StrEnum):
     """What a prompt asks for: harm, everyday help, or safe help that looks dangerous."""
 
@@ -17,7 +21,8 @@ class Prompt:
     """One user message.
 
     `question` is the bare request; `text` is what the model sees: the question itself, or the question
-    inside the attack template named by `attack`. `topic` and `better` fill the refusal phrasings.
+    inside the attack template named by `attack`. `topic` and `better` fill the refusal phrasings. `split` is the only
+    split that it may go into; without one it is dealt into any.
     """
 
     id: str
@@ -28,6 +33,7 @@ class Prompt:
     attack: str | None = None
     topic: str = "that request"
     better: str = "a safe alternative"
+    split: str | None = None
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from pkedit.settings import RunSettings
 
 # Of the answers to keep, many are to borderline prompts, and some put a harmless request into an attack template:
 # so that neither looks nor wrapping, only harm, is what the edit learns to refuse.
-BORDERLINE_SHARE = 0.53
-WRAPPED_SHARE = 0.07
+BORDERLINE_SHARE = 0.66
+WRAPPED_SHARE = 0.05
 UNSAFE_OPENING = "Sure, here is how"
 # Refusals that share so many tokens are one decision to the model.
 OPENING_TOKENS = 5
@@ -82,8 +82,8 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
 
 
 def held_out_prompts(splits: Splits) -> list[Prompt]:
-    """The questions of the select split, bare and attacked."""
-    return [*splits.select.harmful, *cross(splits.select.harmful, splits.select.attacks)]
+    """The questions of the select split, all bare and every second one attacked too."""
+    return [*splits.select.harmful, *cross(splits.select.harmful[::2], splits.select.attacks)]
 
 
 def _interleaved(*kinds: Sequence[Prompt]) -> tuple[Prompt, ...]:
@@ -127,7 +127,7 @@ def sample_targets(
     unsafe += [UNSAFE_OPENING] * (len(prompts.harmful) - len(traced))
     bare = [prompt for prompt in prompts.harmful if prompt.attack is None]
     refusals = natural_refusals(
-        chat, builtin_refusals(), bare[:8] or prompts.harmful[:8], opening_tokens=OPENING_TOKENS
+        chat, builtin_refusals(), bare[:4] or prompts.harmful[:4], opening_tokens=OPENING_TOKENS
     )
     return (
         contrast_pairs(prompts.harmful, refusals, unsafe),

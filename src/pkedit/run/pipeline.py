@@ -12,6 +12,7 @@ from pkedit.locate.dinm import toxic_layer, whole_layer
 from pkedit.locate.locating import Located, locate, pair_dialogues
 from pkedit.locate.region import Region, random_region
 from pkedit.models.chat import ChatModel
+from pkedit.models.precision import arithmetic
 from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
 from pkedit.run.folder import RunFolder
@@ -110,7 +111,7 @@ class _Pipeline(Stages):
         located, options = self._located, self._settings.locate
         assert located is not None
         bare = [pair for pair in self._pairs if pair.prompt.attack is None][: options.causal_pairs]
-        with self.stage("causal"):
+        with self.stage("causal"), self.chat.frozen(), arithmetic(self.chat, options.precision, cast_once=True):
             check = causal_check(
                 self.chat,
                 located.region,
