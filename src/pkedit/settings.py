@@ -54,7 +54,7 @@ class EditSettings(_Settings):
     dropout: float = Field(
         0.2, ge=0, lt=1, description="share of the write vectors that sit out a step, so that none relies on another"
     )
-    steps: int = Field(60, ge=1)
+    steps: int = Field(52, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     demonstrations_per_step: int = Field(64, ge=1)
     learning_rate: float = Field(0.12, gt=0, description="relative to the root mean square of each edited vector")

@@ -3,7 +3,15 @@
 import pytest
 
 from pkedit.prompts import Kind
-from pkedit.run.data import BORDERLINE_SHARE, edit_prompts, held_out_prompts, read_splits, read_targets, sample_targets, target_rows
+from pkedit.run.data import (
+    BORDERLINE_SHARE,
+    edit_prompts,
+    held_out_prompts,
+    read_splits,
+    read_targets,
+    sample_targets,
+    target_rows,
+)
 from pkedit.settings import LocateSettings, RunSettings
 from tiny import make_chat
 

@@ -54,7 +54,7 @@ def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], s
     while LOWEST <= edge + direction <= HIGHEST and reached(edge + direction) == reached(0):
         edge += direction
     low, high = sorted((edge, edge + direction))
-    while high - low > 1 and LOWEST <= low and high <= HIGHEST:
+    while high - low > 1 and low >= LOWEST and high <= HIGHEST:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)
     best = min(tried, key=lambda power: (max(tried[power], settings.strength_target), power))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-
 # What prompts are split for: locating and editing, choosing, and the reported numbers.
 SPLITS = ("edit", "select", "test")
 
