@@ -102,5 +102,5 @@ def log_likelihoods(logits: Tensor, targets: Iterable[int] | Tensor) -> Tensor:
 
 def divergence(original: Tensor, edited: Tensor) -> Tensor:
     """KL(original ‖ edited) in nats per token: [tokens] from two sets of logits [tokens, vocabulary]."""
-    expected = torch.linalg.vecdot(original.softmax(-1), original - edited)
+    expected: Tensor = torch.linalg.vecdot(original.softmax(-1), original - edited)
     return expected + edited.logsumexp(-1) - original.logsumexp(-1)

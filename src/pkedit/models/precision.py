@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pkedit.models.chat import ChatModel
 
@@ -39,7 +39,7 @@ def arithmetic(chat: ChatModel, precision: str, *, cast_once: bool = False) -> G
             weight.data = data
 
 
-def _linear_weights(model: nn.Module) -> list[nn.Parameter]:
+def _linear_weights(model: nn.Module) -> list[Tensor]:
     """The matrices of the linear layers, without those that are embeddings too: what these give is not multiplied."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
