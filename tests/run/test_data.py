@@ -32,9 +32,13 @@ def test_there_are_as_many_prompts_as_the_settings_ask_for() -> None:
     assert len(PROMPTS.safe) == 40
 
 
-def test_the_defaults_use_the_whole_edit_split() -> None:
+def test_the_defaults_use_all_that_was_dealt_to_the_edit_split_and_most_of_what_was_pinned_there() -> None:
     found = edit_prompts(SPLITS, RunSettings())
-    assert {prompt.question for prompt in found.harmful} == {prompt.question for prompt in SPLITS.edit.harmful}
+    for used, given in ((found.harmful, SPLITS.edit.harmful), (found.safe, SPLITS.edit.borderline)):
+        questions = {prompt.question for prompt in used}
+        assert {prompt.question for prompt in given if prompt.split is None} <= questions
+        pinned = {prompt.question for prompt in given if prompt.split == "edit"}
+        assert len(pinned & questions) > 0.45 * len(pinned)
     assert len({prompt.id for prompt in found.harmful}) == RunSettings().pairs
     assert len({prompt.id for prompt in found.safe}) == pytest.approx(RunSettings().demonstrations, abs=3)
 
