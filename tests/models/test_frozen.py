@@ -173,3 +173,21 @@ def test_prompts_of_one_token_more_than_the_shared_beginning_are_read_as_well(ll
         expected = torch.cat([answer_log_likelihood(llama, *both(item)) for item in dialogues])
     likelihood = logits.log_softmax(-1).gather(-1, batch.target.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(likelihood, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_answers_of_one_length_share_a_batch(llama: ChatModel) -> None:
+    frozen, dialogues = prepared(llama, 1)
+    groups = frozen.groups([0, 1, 2, 3, 4])
+    assert sorted(index for group in groups for index in group) == [0, 1, 2, 3, 4]
+    for group in groups:
+        assert len({len(dialogues[index].answer) for index in group}) == 1
+
+
+@torch.no_grad()
+def test_of_the_answers_only_the_first_tokens_run_where_no_more_is_asked_for(llama: ChatModel) -> None:
+    frozen, _ = prepared(llama, 1)
+    whole, cut = frozen.batch([1, 3]), frozen.batch([1, 3], limit=1)
+    assert cut.ids.shape[1] == 2
+    with edited(llama, 1).active():
+        expected = whole.at_answers(frozen.final_states([1, 3], whole))[whole.place == 0]
+        assert torch.allclose(cut.at_answers(frozen.final_states([1, 3], cut)), expected, atol=1e-5)
