@@ -110,3 +110,15 @@ def test_divergence_has_the_gradient_of_finite_differences() -> None:
     original = torch.randn(2, 5, generator=generator, dtype=torch.float64)
     edited = torch.randn(2, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda logits: divergence(original, logits), (edited,))
+
+
+def test_divergence_is_computed_in_full_precision_whatever_the_passes_use() -> None:
+    generator = torch.Generator().manual_seed(3)
+    original = 8 * torch.randn(5, 400, generator=generator)
+    edited = original + 0.05 * torch.randn(5, 400, generator=generator)
+    expected = torch.nn.functional.kl_div(
+        edited.double().log_softmax(-1), original.double().log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = divergence(original, edited)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-6)

@@ -16,6 +16,7 @@ from pkedit.errors import NonFiniteLossError, RegionError, TooFewPairsError
 from pkedit.locate.region import Region
 from pkedit.models.batches import AnswerBatch, divergence, log_likelihoods
 from pkedit.models.chat import ChatModel
+from pkedit.models.chunks import in_chunks
 from pkedit.models.frozen import FrozenPrompts
 from pkedit.models.memory import give_back_freed_memory
 from pkedit.models.precision import arithmetic
@@ -205,44 +206,39 @@ def _per_token(
     states: Tensor,
     settings: EditSettings,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each answer token by the role of its dialogue, [answer tokens], and what `_avoided` returns.
+    """The loss of each answer token by the role of its dialogue, [answer tokens].
 
-    `states`: final states at the answer tokens, [answer tokens, hidden]. Logits are large, so each role takes only
-    its own.
+    With it, the summed unlikelihood of the unsafe first tokens that are predicted where the safe answers begin.
+    `states`: final states at the answer tokens, [answer tokens, hidden].
     """
     roles = [sampler.examples[index].role for index in group]
     kept = torch.tensor([role == "harmless" for role in roles], device=states.device)[batch.row]
     values = torch.zeros(len(kept), device=states.device)
     avoided = states.new_zeros(())
     if not kept.all():
-        logits = chat.head(states[~kept])
-        likelihood = log_likelihoods(logits, batch.target[~kept])
+        starts, tokens = _to_avoid(sampler, group, batch)
+        targets = torch.cat([batch.target[~kept], tokens])
+        likelihood = in_chunks(
+            torch.cat([states[~kept], states[starts]]), lambda part, at: log_likelihoods(chat.head(part), targets[at])
+        )
+        likelihood, likelihood_avoided = likelihood.tensor_split([len(likelihood) - len(tokens)])
         unsafe = torch.tensor([role == "unsafe" for role in roles], device=states.device)[batch.row][~kept]
         missed = torch.where(unsafe, unlikelihood(likelihood, settings.unsafe_bound), -likelihood)
         values = values.masked_scatter(~kept, missed)
-        avoided = _avoided(sampler, group, batch, kept, logits, settings)
+        avoided = unlikelihood(likelihood_avoided, settings.unsafe_bound).sum()
     if kept.any():
-        with torch.no_grad():
-            original = [cache.original(index) for index, role in zip(group, roles, strict=True) if role == "harmless"]
-            reference = chat.head(torch.cat(original))
-        values = values.masked_scatter(kept, divergence(reference, chat.head(states[kept])))
+        original = torch.cat(
+            [cache.original(index) for index, role in zip(group, roles, strict=True) if role == "harmless"]
+        )
+        moved = in_chunks(states[kept], lambda part, at: divergence(chat.head(original[at]), chat.head(part)))
+        values = values.masked_scatter(kept, moved)
     return values, avoided
 
 
-def _avoided(
-    sampler: Sampler,
-    group: Sequence[int],
-    batch: AnswerBatch,
-    kept: Tensor,
-    logits: Tensor,
-    settings: EditSettings,
-) -> Tensor:
-    """Summed unlikelihood of the unsafe first tokens that are predicted where the safe answers begin.
-
-    `logits` are those of the answer tokens that are not `kept`.
-    """
-    tokens = [sampler.examples[index].avoid for index in group]
-    with_one = torch.tensor([token is not None for token in tokens], device=logits.device)
-    starts = ((batch.place == 0) & with_one[batch.row])[~kept]
-    unsafe = torch.tensor([token for token in tokens if token is not None], dtype=torch.long, device=logits.device)
-    return unlikelihood(log_likelihoods(logits[starts], unsafe), settings.unsafe_bound).sum()
+def _to_avoid(sampler: Sampler, group: Sequence[int], batch: AnswerBatch) -> tuple[Tensor, Tensor]:
+    """Where safe answers begin that have an unsafe first token, among the answer tokens, and these unsafe tokens."""
+    avoid = [sampler.examples[index].avoid for index in group]
+    with_one = torch.tensor([token is not None for token in avoid], device=batch.row.device)
+    starts = ((batch.place == 0) & with_one[batch.row]).nonzero().squeeze(1)
+    tokens = [token for token in avoid if token is not None]
+    return starts, torch.tensor(tokens, dtype=torch.long, device=batch.row.device)

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from pkedit.models.batches import (
     AnswerBatch,
-    answer_logits,
+    answer_states,
     dialogue,
     divergence,
     log_likelihoods,
     make_batch,
 )
 from pkedit.models.chat import ChatModel
+from pkedit.models.chunks import in_chunks
 from pkedit.models.sequences import by_length
 from pkedit.prompts.types import Demonstration
 
@@ -48,14 +49,24 @@ class DriftMeter:
         for group, original in zip(self._groups, self._original, strict=True):
             batch = self._batch(group)
             with torch.no_grad():
-                logits = answer_logits(self._chat, batch)
-                per_dialogue = batch.per_dialogue(divergence(self._chat.head(original), logits))
-                surprise = batch.per_dialogue(-log_likelihoods(logits, batch.target))
+                shift, likely = self._per_token(original, answer_states(self._chat, batch), batch.target).unbind(-1)
+                per_dialogue = batch.per_dialogue(shift)
+                surprise = batch.per_dialogue(-likely)
             for row, index in enumerate(group):
                 moved[index] = float(per_dialogue[row])
                 likelihood[index] = float(surprise[row])
         order = range(len(self._dialogues))
         return Drift(tuple(moved[index] for index in order), tuple(likelihood[index] for index in order))
+
+    def _per_token(self, original: Tensor, states: Tensor, targets: Tensor) -> Tensor:
+        """KL to the original and log p of each token: [answer tokens, 2]."""
+
+        def score(part: Tensor, place: slice) -> Tensor:
+            logits = self._chat.head(part)
+            moved = divergence(self._chat.head(original[place]), logits)
+            return torch.stack([moved, log_likelihoods(logits, targets[place])], dim=-1)
+
+        return in_chunks(states, score)
 
     def _batch(self, group: Sequence[int]) -> AnswerBatch:
         return make_batch(
@@ -64,7 +75,4 @@ class DriftMeter:
 
     @torch.no_grad()
     def _states(self, group: Sequence[int]) -> Tensor:
-        batch = self._batch(group)
-        hidden = self._chat.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
-        states: Tensor = batch.at_answers(hidden)
-        return states
+        return answer_states(self._chat, self._batch(group))

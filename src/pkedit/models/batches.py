@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from pkedit.models.chat import ChatModel
+from pkedit.models.chunks import in_chunks
 
 
 @dataclass(frozen=True)
@@ -82,25 +84,31 @@ def make_batch(
     )
 
 
+def answer_states(chat: ChatModel, batch: AnswerBatch) -> Tensor:
+    """Final states at the answer tokens, [answer tokens, hidden], by one pass through the whole model."""
+    return batch.at_answers(chat.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state)
+
+
 def answer_logits(chat: ChatModel, batch: AnswerBatch) -> Tensor:
-    """Logits [answer tokens, vocabulary] in float32, by one pass through the whole model."""
-    hidden = chat.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
-    return chat.head(batch.at_answers(hidden))
+    """Logits [answer tokens, vocabulary] in float32."""
+    return chat.head(answer_states(chat, batch))
 
 
 def answer_scores(chat: ChatModel, batch: AnswerBatch) -> Tensor:
     """log p of each dialogue's answer, the weighted mean over its tokens: [dialogues]."""
-    return batch.per_dialogue(log_likelihoods(answer_logits(chat, batch), batch.target))
+    states = answer_states(chat, batch)
+    return batch.per_dialogue(
+        in_chunks(states, lambda part, place: log_likelihoods(chat.head(part), batch.target[place]))
+    )
 
 
 def log_likelihoods(logits: Tensor, targets: Iterable[int] | Tensor) -> Tensor:
     """log p of each target token: [tokens] from [tokens, vocabulary]."""
-    targets = torch.as_tensor(targets, device=logits.device)
-    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.logsumexp(-1)
+    return -cross_entropy(logits, torch.as_tensor(targets, device=logits.device), reduction="none")
 
 
 def divergence(original: Tensor, edited: Tensor) -> Tensor:
     """KL(original ‖ edited) in nats per token: [tokens] from two sets of logits [tokens, vocabulary]."""
-    expected: Tensor = torch.linalg.vecdot(original.softmax(-1), original - edited)
-    return expected + edited.logsumexp(-1) - original.logsumexp(-1)
+    reference = original.log_softmax(-1)
+    # Not as a dot product: in mixed precision that would be rounded to bfloat16.
+    return (reference.exp() * (reference - edited.log_softmax(-1))).sum(-1)

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pkedit.models.chat import ChatModel
 
@@ -27,23 +27,17 @@ def arithmetic(chat: ChatModel, precision: str, *, cast_once: bool = False) -> G
     if not wanted or chat.dtype != torch.float32:
         yield
         return
-    exact = _linear_weights(chat.model) if cast_once else []
-    stored = [weight.data for weight in exact]
+    linear = [module for module in chat.model.modules() if isinstance(module, nn.Linear)] if cast_once else []
+    exact = [module.weight for module in linear]
     try:
-        for weight in exact:
-            weight.data = weight.data.to(torch.bfloat16)
+        for module in linear:
+            # A parameter of its own: the head may share its weight with the embedding, which is not multiplied.
+            module.weight = nn.Parameter(module.weight.to(torch.bfloat16), requires_grad=False)
         with torch.autocast(chat.device.type, dtype=torch.bfloat16):
             yield
     finally:
-        for weight, data in zip(exact, stored, strict=True):
-            weight.data = data
-
-
-def _linear_weights(model: nn.Module) -> list[Tensor]:
-    """The matrices of the linear layers, without those that are embeddings too: what these give is not multiplied."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    return [weight for weight in linear if id(weight) not in embeddings]
+        for module, weight in zip(linear, exact, strict=True):
+            module.weight = weight
 
 
 def _cpu_has_bfloat16() -> bool:
