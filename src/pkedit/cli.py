@@ -184,9 +184,10 @@ def _prepare(*, verbose: bool) -> None:
         disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    from pkedit.models.memory import keep_freed_memory
+    from pkedit.models.memory import keep_few_kernels, keep_freed_memory
 
     keep_freed_memory()
+    keep_few_kernels()
 
 
 def _invalid_setting(error: ValidationError) -> str:

@@ -88,6 +88,7 @@ def edit(
         raise RegionError("the region has no neurons; locate one first")
     examples = make_examples(chat, pairs, demonstrations, settings)
     delta, history = _train(chat, region, examples, settings, progress)
+    give_back_freed_memory()
     strength = None
     if held_out:
         strength = choose_strength(chat, delta, held_out, settings)

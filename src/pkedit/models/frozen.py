@@ -21,7 +21,7 @@ from pkedit.models.keys import Keys, lent, read_beginning, side_by_side, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
 # A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does.
-PROMPT_TOKENS = 8
+PROMPT_TOKENS = 4
 
 
 class FrozenPrompts:

@@ -5,6 +5,7 @@ are freed, and the system zeroes every page when it hands them out again; keepin
 """
 
 import ctypes
+import os
 import platform
 import sys
 
@@ -21,6 +22,15 @@ def keep_freed_memory() -> bool:
     mallopt = library.mallopt
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def keep_few_kernels() -> None:
+    """Has oneDNN keep the matrix kernels of the last hundred shapes; call it before the first of them is used.
+
+    By default it keeps a thousand, each with its working memory. No two batches have the same shape, so they are not
+    used again: a hundred megabytes after ten steps of an edit.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
 
 
 def _c_library() -> ctypes.CDLL | None:
