@@ -22,7 +22,5 @@ def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch: pytest
 
 def kept() -> str:
     """What a library of this process reads, not only Python's copy of the environment."""
-    show = (
-        f"import ctypes; get = ctypes.CDLL(None).getenv; get.restype = ctypes.c_char_p; print(get(b'{NAME}').decode())"
-    )
-    return subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True).stdout.strip()
+    show = f"import ctypes; c = ctypes.CDLL(None); c.getenv.restype = ctypes.c_char_p; print(c.getenv(b'{NAME}'))"
+    return subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True).stdout.strip()[2:-1]
