@@ -173,7 +173,7 @@ def _watched(out: Path, work: Callable[[Any], Any]) -> None:
 
 
 def _prepare(*, verbose: bool) -> None:
-    """Quiets the libraries unless asked not to, and keeps freed memory for the next step."""
+    """Quiets the libraries unless asked not to, and says what they keep in memory."""
     if not verbose:
         # Read when tqdm is imported; reading a GGUF file has a bar that nothing else turns off.
         os.environ.setdefault("TQDM_DISABLE", "1")

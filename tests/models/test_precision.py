@@ -67,3 +67,11 @@ def test_weights_cast_once_compute_the_same_and_come_back_bit_for_bit(llama: Cha
 def test_full_precision_casts_nothing(llama: ChatModel) -> None:
     with arithmetic(llama, "full", cast_once=True):
         assert llama.sites[0].write.weight.dtype == torch.float32
+
+
+def test_a_head_that_shares_its_weight_with_the_embedding_is_cast_alone(llama: ChatModel) -> None:
+    embedding, head = llama.model.get_input_embeddings(), llama.model.get_output_embeddings()
+    head.weight = embedding.weight
+    with arithmetic(llama, "bfloat16", cast_once=True):
+        assert (head.weight.dtype, embedding.weight.dtype) == (torch.bfloat16, torch.float32)
+    assert head.weight is embedding.weight

@@ -14,7 +14,7 @@ from pkedit.edit.objective import hinge, unlikelihood
 from pkedit.edit.strength import Strength, choose_strength
 from pkedit.errors import NonFiniteLossError, RegionError, TooFewPairsError
 from pkedit.locate.region import Region
-from pkedit.models.batches import AnswerBatch, divergence, log_likelihoods
+from pkedit.models.batches import AnswerBatch, divergence, state_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.chunks import in_chunks
 from pkedit.models.frozen import FrozenPrompts
@@ -88,9 +88,9 @@ def edit(
         raise RegionError("the region has no neurons; locate one first")
     examples = make_examples(chat, pairs, demonstrations, settings)
     delta, history = _train(chat, region, examples, settings, progress)
-    give_back_freed_memory()
     strength = None
     if held_out:
+        give_back_freed_memory()
         strength = choose_strength(chat, delta, held_out, settings)
         delta = delta * strength.factor
     return EditResult(delta, history, len(history) < settings.steps, strength)
@@ -219,9 +219,7 @@ def _per_token(
     if not kept.all():
         starts, tokens = _to_avoid(sampler, group, batch)
         targets = torch.cat([batch.target[~kept], tokens])
-        likelihood = in_chunks(
-            torch.cat([states[~kept], states[starts]]), lambda part, at: log_likelihoods(chat.head(part), targets[at])
-        )
+        likelihood = state_likelihoods(chat, torch.cat([states[~kept], states[starts]]), targets)
         likelihood, likelihood_avoided = likelihood.tensor_split([len(likelihood) - len(tokens)])
         unsafe = torch.tensor([role == "unsafe" for role in roles], device=states.device)[batch.row][~kept]
         missed = torch.where(unsafe, unlikelihood(likelihood, settings.unsafe_bound), -likelihood)

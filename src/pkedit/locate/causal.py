@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pkedit.locate.region import Region, random_region
-from pkedit.models.batches import Dialogue, log_likelihoods
+from pkedit.models.batches import Dialogue, state_likelihoods
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.hooks import replaced_activations
 from pkedit.models.prefix import PrefixCache
@@ -87,8 +87,8 @@ def causal_check(
         with replaced_activations(held):
             for group in groups:
                 batch = cache.batch(group)
-                logits = chat.head(batch.at_answers(cache.final_states(group, batch)))
-                values[group] = batch.per_dialogue(log_likelihoods(logits, batch.target)).cpu()
+                states = batch.at_answers(cache.final_states(group, batch))
+                values[group] = batch.per_dialogue(state_likelihoods(chat, states, batch.target)).cpu()
         unsafe, safe = values[: len(margin)][0::2], values[: len(margin)][1::2]
         return float((unsafe - safe).mean()), float(values[len(margin) :].mean())
 

@@ -96,10 +96,12 @@ def answer_logits(chat: ChatModel, batch: AnswerBatch) -> Tensor:
 
 def answer_scores(chat: ChatModel, batch: AnswerBatch) -> Tensor:
     """log p of each dialogue's answer, the weighted mean over its tokens: [dialogues]."""
-    states = answer_states(chat, batch)
-    return batch.per_dialogue(
-        in_chunks(states, lambda part, place: log_likelihoods(chat.head(part), batch.target[place]))
-    )
+    return batch.per_dialogue(state_likelihoods(chat, answer_states(chat, batch), batch.target))
+
+
+def state_likelihoods(chat: ChatModel, states: Tensor, targets: Tensor) -> Tensor:
+    """log p of each target token from the state that predicts it: [tokens] from [tokens, hidden], in chunks."""
+    return in_chunks(states, lambda part, place: log_likelihoods(chat.head(part), targets[place]))
 
 
 def log_likelihoods(logits: Tensor, targets: Iterable[int] | Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tells the C library what to do with freed memory: keep it within a stage, give it back after one.
+"""Tells libraries what to keep in memory: the C library what was freed, within a stage, and oneDNN few kernels.
 
 Every step of an edit allocates tensors of the same sizes. glibc gives blocks this large back to the system when they
 are freed, and the system zeroes every page when it hands them out again; keeping them saves 10 to 25 % of a step.
