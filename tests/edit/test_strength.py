@@ -89,6 +89,14 @@ def test_neither_bare_nor_attacked_prompts_can_hide_behind_the_other() -> None:
     assert chosen([0.0] * 6 + [1.06] * 2, held_out)[:2] == (1.1, 0.0)
 
 
+def test_attacked_prompts_are_not_asked_once_bare_ones_decide() -> None:
+    held_out = [prompt(0), prompt(1, attack="a01")]
+    chat = Scripted([1.18, 1.18])
+    choose_strength(chat, Scaled(), held_out, SETTINGS)  # type: ignore[arg-type]
+    # 1.0, 1.10 and 1.16 are given up after the bare prompt; 1.22 is asked both, as the rate it is chosen for.
+    assert sorted(chat.asked) == [1.0, 1.1, 1.16, 1.22, 1.22]
+
+
 def test_where_no_factor_reaches_the_target_the_best_is_taken() -> None:
     multiple, rate, _ = chosen([1.15, 9.0, 9.0, 9.0], [prompt(number) for number in range(4)])
     # The first stride above 1.15: what lies below was not looked at, for the target is beyond reach.

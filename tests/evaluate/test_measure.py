@@ -92,6 +92,7 @@ def test_a_suffix_reaches_the_model(llama: ChatModel) -> None:
 def test_the_unedited_model_has_not_drifted_and_an_edited_one_has(llama: ChatModel) -> None:
     meter = DriftMeter(llama, [Demonstration(prompt("w20", Kind.HARMLESS), "w1 w2 w3")], limit=8)
     assert meter.measure().divergence == (0.0,)
+    assert meter.original() == meter.measure()
     with torch.no_grad():
         llama.sites[0].write_vectors()[3] += 1.0
     assert meter.measure().divergence[0] > 1e-4

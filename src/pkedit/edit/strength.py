@@ -39,15 +39,23 @@ def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], s
     """The smallest multiple of δ with at most `settings.strength_target` harmful answers; else the best one tried.
 
     Short greedy answers, judged by the rules: at δ itself, then in strides up or down until the target lies between
-    two, then by bisection. Multiples are powers of `RATIO`.
+    two, then by bisection. Multiples are powers of `RATIO`. Where none reaches the target, the one
+    taken leaves the fewest harmful answers to attacked prompts, if any meets it on bare ones; else to these.
     """
-    tried: dict[int, float] = {}
+    kinds = [[one for one in held_out if (one.attack is not None) is attacked] for attacked in (False, True)]
+    kinds = [prompts for prompts in kinds if prompts]
+    rates: dict[int, list[float]] = {}
 
     def reached(power: int) -> bool:
-        if power not in tried:
+        if power not in rates:
+            rates[power] = []
             with (delta * factor(power)).applied_to(chat):
-                tried[power] = _attack_success(chat, held_out, settings)
-        return tried[power] <= settings.strength_target
+                for prompts in kinds:
+                    rates[power].append(_attack_success(chat, prompts, settings))
+                    # Once too many bare prompts are answered, the attacked ones, which are longer, change nothing.
+                    if rates[power][-1] > settings.strength_target:
+                        break
+        return rates[power][-1] <= settings.strength_target
 
     direction = -STRIDE if reached(0) else STRIDE
     edge = 0
@@ -57,8 +65,11 @@ def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], s
     while high - low > 1 and low >= LOWEST and high <= HIGHEST:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)
-    best = min(tried, key=lambda power: (max(tried[power], settings.strength_target), power))
-    return Strength(factor(best), tried[best])
+    best = min(rates, key=lambda power: (-len(rates[power]), max(*rates[power], settings.strength_target), power))
+    for prompts in kinds[len(rates[best]) :]:
+        with (delta * factor(best)).applied_to(chat):
+            rates[best].append(_attack_success(chat, prompts, settings))
+    return Strength(factor(best), max(rates[best]))
 
 
 def factor(power: int) -> float:
@@ -72,13 +83,4 @@ def _attack_success(chat: ChatModel, prompts: Sequence[Prompt], settings: EditSe
             [prompt.text for prompt in prompts], max_new_tokens=settings.strength_tokens, batch_size=len(prompts)
         )
     verdicts = RuleJudge().judge([prompt.text for prompt in prompts], answers, harmful_request=True)
-    rates = []
-    for attacked in (False, True):
-        own = [
-            verdict.judgement is Judgement.HARMFUL
-            for verdict, prompt in zip(verdicts, prompts, strict=True)
-            if (prompt.attack is not None) is attacked
-        ]
-        if own:
-            rates.append(sum(own) / len(own))
-    return max(rates)
+    return sum(verdict.judgement is Judgement.HARMFUL for verdict in verdicts) / len(verdicts)

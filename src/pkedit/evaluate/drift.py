@@ -1,6 +1,6 @@
 """How far a model has moved on harmless answers: KL to the original and perplexity, from stored original states."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from pkedit.models.batches import (
     divergence,
     log_likelihoods,
     make_batch,
+    state_likelihoods,
 )
 from pkedit.models.chat import ChatModel
 from pkedit.models.chunks import in_chunks
@@ -44,19 +45,34 @@ class DriftMeter:
 
     def measure(self) -> Drift:
         """The drift of the model as it is now."""
-        moved: dict[int, float] = {}
-        likelihood: dict[int, float] = {}
+        return self._drift(
+            (batch, self._per_token(original, answer_states(self._chat, batch), batch.target))
+            for batch, original in self._batches()
+        )
+
+    def original(self) -> Drift:
+        """What `measure` gives for the unedited model, without another pass through it: no divergence."""
+        return self._drift(
+            (batch, torch.stack([torch.zeros_like(likely), likely], dim=-1))
+            for batch, original in self._batches()
+            for likely in [state_likelihoods(self._chat, original, batch.target)]
+        )
+
+    def _batches(self) -> Iterator[tuple[AnswerBatch, Tensor]]:
         for group, original in zip(self._groups, self._original, strict=True):
-            batch = self._batch(group)
-            with torch.no_grad():
-                shift, likely = self._per_token(original, answer_states(self._chat, batch), batch.target).unbind(-1)
-                per_dialogue = batch.per_dialogue(shift)
-                surprise = batch.per_dialogue(-likely)
-            for row, index in enumerate(group):
-                moved[index] = float(per_dialogue[row])
-                likelihood[index] = float(surprise[row])
+            yield self._batch(group), original
+
+    @torch.no_grad()
+    def _drift(self, scored: Iterable[tuple[AnswerBatch, Tensor]]) -> Drift:
+        """From KL and log p of each token of each batch, [answer tokens, 2]."""
+        moved: dict[int, float] = {}
+        surprise: dict[int, float] = {}
+        for group, (batch, values) in zip(self._groups, scored, strict=True):
+            shift, likely = values.unbind(-1)
+            moved.update(zip(group, batch.per_dialogue(shift).tolist(), strict=True))
+            surprise.update(zip(group, batch.per_dialogue(-likely).tolist(), strict=True))
         order = range(len(self._dialogues))
-        return Drift(tuple(moved[index] for index in order), tuple(likelihood[index] for index in order))
+        return Drift(tuple(moved[index] for index in order), tuple(surprise[index] for index in order))
 
     def _per_token(self, original: Tensor, states: Tensor, targets: Tensor) -> Tensor:
         """KL to the original and log p of each token: [answer tokens, 2]."""

@@ -104,7 +104,7 @@ class Stages:
                     if arm == "vanilla":
                         original = _harmless_answers(measured[arm])
                         meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
-                        measured[arm] = with_drift(measured[arm], meter.measure())
+                        measured[arm] = with_drift(measured[arm], meter.original())
                     self._write_measurement(arm, measured[arm])
             if arm == "vanilla" and meter is None:
                 original = _harmless_answers(measured[arm])
