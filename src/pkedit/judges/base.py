@@ -21,10 +21,14 @@ class Judgement(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judgement with the rule or reason that led to it, in a few words."""
+    """A judgement with the rule or reason that led to it, in a few words.
+
+    `probability`: P(the answer is harmful), from judges that estimate one.
+    """
 
     judgement: Judgement
     reason: str
+    probability: float | None = None
 
 
 class Judge(Protocol):
