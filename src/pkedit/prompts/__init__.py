@@ -1,5 +1,6 @@
-"""Prompts, contrast pairs and their splits."""
+"""Prompts, contrast pairs and their splits; suites from files and from public sets."""
 
+from pkedit.prompts.columns import Columns
 from pkedit.prompts.loading import (
     builtin_attacks,
     builtin_prompts,
@@ -7,15 +8,22 @@ from pkedit.prompts.loading import (
     load_attacks,
     load_prompts,
 )
+from pkedit.prompts.presets import PRESETS, Preset, load_attack_preset, load_preset, preset_names
+from pkedit.prompts.safeedit import SafeEditCase, load_safeedit, load_safeedit_prompts
+from pkedit.prompts.sources import load_attacks_from, load_prompts_from
 from pkedit.prompts.splits import Split, Splits, contrast_pairs, cross, make_splits, spread
 from pkedit.prompts.types import Attack, ContrastPair, Demonstration, Kind, Prompt
 
 __all__ = [
+    "PRESETS",
     "Attack",
+    "Columns",
     "ContrastPair",
     "Demonstration",
     "Kind",
+    "Preset",
     "Prompt",
+    "SafeEditCase",
     "Split",
     "Splits",
     "builtin_attacks",
@@ -23,8 +31,15 @@ __all__ = [
     "builtin_refusals",
     "contrast_pairs",
     "cross",
+    "load_attack_preset",
     "load_attacks",
+    "load_attacks_from",
+    "load_preset",
     "load_prompts",
+    "load_prompts_from",
+    "load_safeedit",
+    "load_safeedit_prompts",
     "make_splits",
+    "preset_names",
     "spread",
 ]

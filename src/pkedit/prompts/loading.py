@@ -1,119 +1,138 @@
-"""Reads prompt sets: the built-in ones, and JSONL files of the same shape."""
+"""Prompts and attack templates: the built-in sets, and those of files in any format that `tables` reads."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pkedit.errors import PromptFileError
+from pkedit.prompts.columns import Columns, find, no_column
+from pkedit.prompts.placeholders import with_our_placeholder
+from pkedit.prompts.tables import UNITS, Row, Source, place, read_rows, suffix_of
 from pkedit.prompts.types import SPLITS, Attack, Kind, Prompt
 
 OPTIONAL = ("category", "topic", "better", "split")
 
 
-def load_prompts(path: str | Path, kind: Kind) -> list[Prompt]:
-    """Prompts of a JSONL file: one object a line with `text`, and optionally `id`, `category`, `topic`, `better`.
+def load_prompts(
+    path: str | Path, kind: Kind, columns: Columns | None = None, *, where: Mapping[str, str] | None = None
+) -> list[Prompt]:
+    """Prompts of a JSONL, JSON, CSV, TSV or Parquet file, each row with a `text`, and optionally the other fields.
 
-    A `split` (`edit`, `select` or `test`) keeps a prompt out of the other splits.
+    Those are `id`, `category`, `topic`, `better`, and a `split` (`edit`, `select` or `test`), which keeps a prompt out
+    of the other splits. `columns` says which column is which field, where the file names them otherwise. Of the rows
+    only those are taken whose columns have the values in `where`.
 
     Raises:
-        PromptFileError: the file is missing, empty or malformed; the message names file and line.
+        PromptFileError: the file is missing, empty or malformed, or has not these columns; the message names file
+            and line.
     """
-    return _prompts(Path(path), kind)
+    return _prompts(Path(path), kind, columns or Columns(), where or {})
 
 
-def load_attacks(path: str | Path) -> list[Attack]:
-    """Attack templates of a JSONL file: `text` with `{question}` in it, optionally `id` and `family`.
+def load_attacks(
+    path: str | Path, columns: Columns | None = None, *, where: Mapping[str, str] | None = None
+) -> list[Attack]:
+    """Attack templates of a file: `text` with `{question}` in it, optionally `id` and `family`.
+
+    The well-known placeholders of others, `[INSERT PROMPT HERE]` and the like, are understood too.
 
     Raises:
         PromptFileError: as `load_prompts`; also when a template has no place for the question.
     """
-    return _attacks(Path(path))
+    return _attacks(Path(path), columns or Columns(), where or {})
 
 
 def builtin_prompts(kind: Kind) -> list[Prompt]:
     """The set of this kind that was written for pkedit."""
-    return _prompts(_data(f"{kind.value}.jsonl"), kind)
+    return _prompts(_data(f"{kind.value}.jsonl"), kind, Columns(), {})
 
 
 def builtin_attacks() -> list[Attack]:
     """The attack templates that were written for pkedit."""
-    return _attacks(_data("attacks.jsonl"))
+    return _attacks(_data("attacks.jsonl"), Columns(), {})
 
 
 def builtin_refusals() -> list[str]:
     """Refusal phrasings with `{topic}` and `{better}`."""
-    return [row["text"] for _, row in _rows(_data("refusals.jsonl"))]
+    return [text for _, _, text in _rows(_data("refusals.jsonl"), Columns(), {})]
 
 
 def _data(name: str) -> Traversable:
     return files("pkedit.prompts") / "data" / name
 
 
-def _prompts(source: Path | Traversable, kind: Kind) -> list[Prompt]:
+def _prompts(source: Source, kind: Kind, columns: Columns, where: Mapping[str, str]) -> list[Prompt]:
     prompts = []
-    for number, row in _rows(source):
-        optional = {field: row[field] for field in OPTIONAL if _is_text(row.get(field))}
-        if row.get("split") not in (None, *SPLITS):
-            raise PromptFileError(
-                f"{source}, line {number}: unknown split {row['split']!r}; choose from {', '.join(SPLITS)}"
-            )
+    for number, row, text in _rows(source, columns, where):
+        here = place(source, number)
+        picked = {field: columns.pick(row, field, here) for field in OPTIONAL}
+        # A split that is there but is no text would otherwise pass for none at all.
+        split = picked["split"] or row.get(columns.split)
+        if split not in (None, "", *SPLITS):
+            raise PromptFileError(f"{here}: unknown split {split!r}; choose from {', '.join(SPLITS)}")
         prompts.append(
             Prompt(
-                id=str(row.get("id", f"{kind.value}{number}")),
-                question=row["text"],
-                text=row["text"],
+                id=columns.pick(row, "id", here) or f"{kind.value}{number}",
+                question=text,
+                text=text,
                 kind=kind,
-                **optional,
+                **{field: value for field, value in picked.items() if value is not None},
             )
         )
     return prompts
 
 
-def _attacks(source: Path | Traversable) -> list[Attack]:
+def _attacks(source: Source, columns: Columns, where: Mapping[str, str]) -> list[Attack]:
     attacks = []
-    for number, row in _rows(source):
-        attack = Attack(str(row.get("id", f"attack{number}")), str(row.get("family", "other")), row["text"])
+    for number, row, text in _rows(source, columns, where):
+        here = place(source, number)
+        attack = Attack(
+            columns.pick(row, "id", here) or f"attack{number}",
+            columns.pick(row, "family", here) or "other",
+            with_our_placeholder(text),
+        )
         filled = attack.fill("x")
         # A misspelt placeholder is left standing, and the question would be missing.
         if filled == attack.text or "{question" in filled:
-            raise PromptFileError(
-                f"{source}, line {number}: the template has no {{question}}, so no question can be put in it"
-            )
+            raise PromptFileError(f"{here}: the template has no {{question}}, so no question can be put in it")
         attacks.append(attack)
     return attacks
 
 
-def _rows(source: Path | Traversable) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and objects of a JSONL file, each with a non-empty `text` and an id seen once."""
-    if not source.is_file():
-        raise PromptFileError(f"{source}: no such file; give a JSONL file with one object a line")
-    try:
-        # Not splitlines(): U+2028 and the like may stand unescaped inside a JSON string.
-        lines = source.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise PromptFileError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+def _rows(source: Source, columns: Columns, where: Mapping[str, str]) -> Iterator[tuple[int, Row, str]]:
+    """Number, row and text of the rows to take, each with a non-empty text and an id seen once."""
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    taken = 0
+    for number, row in read_rows(source):
+        here = place(source, number)
+        if not _matches(row, where, here):
             continue
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise PromptFileError(f"{source}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict) or not _is_text(row.get("text")):
-            raise PromptFileError(f'{source}, line {number}: expected an object with a non-empty "text"')
-        identifier = str(row.get("id", number))
+            value = find(row, columns.text)
+        except KeyError:
+            raise PromptFileError(no_column(row, columns.text, here)) from None
+        if not isinstance(value, str) or not value.strip():
+            raise PromptFileError(f'{here}: expected an object with a non-empty "{columns.text}"')
+        identifier = columns.pick(row, "id", here)
         if identifier in seen:
-            raise PromptFileError(
-                f"{source}, line {number}: id {identifier!r} was already used in line {seen[identifier]}"
-            )
-        seen[identifier] = number
-        yield number, row
-    if not seen:
-        raise PromptFileError(f"{source}: the file is empty; give at least one line")
+            first = f"{UNITS[suffix_of(source)]} {seen[identifier]}"
+            raise PromptFileError(f"{here}: id {identifier!r} was already used in {first}")
+        if identifier is not None:
+            seen[identifier] = number
+        taken += 1
+        yield number, row, value
+    if not taken:
+        wanted = ", ".join(f"{column} = {value!r}" for column, value in where.items())
+        raise PromptFileError(f"{source}: no row with {wanted}")
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+def _matches(row: Row, where: Mapping[str, str], here: str) -> bool:
+    for column, wanted in where.items():
+        try:
+            value = find(row, column)
+        except KeyError:
+            raise PromptFileError(no_column(row, column, here)) from None
+        if ("" if value is None else str(value).strip()) != wanted:
+            return False
+    return True
