@@ -90,6 +90,27 @@ def _export(
     typer.echo(f"{to}: {form.value} model, tokenizer and model card; load it with AutoModelForCausalLM.from_pretrained")
 
 
+@app.command("judge-agreement")
+def _judge_agreement(
+    file: Annotated[Path, typer.Argument(help="Labelled answers: JSONL, CSV or Parquet.")],
+    judge: Annotated[
+        list[str], typer.Option(help="rules, embedded, guard:MODEL or remote:MODEL; may be given several times.")
+    ] = ["rules", "embedded"],  # noqa: B006
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Which column holds what: question=prompt,answer=Response,harmful=label."),
+    ] = None,
+    cut: Annotated[list[int] | None, typer.Option(min=1, help="Also judge answers cut to so many characters.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there as well.")] = None,
+    api_base: Annotated[str | None, typer.Option(help="Endpoint of remote judges.")] = None,
+) -> None:
+    """Measure how far judges agree with people who labelled the same answers."""
+    _prepare(verbose=False)
+    from pkedit.run.agreement import judge_agreement
+
+    judge_agreement(file, judge, columns=columns, cuts=cut or [], json_file=json_file, api_base=api_base)
+
+
 @app.command("report")
 def _report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Write report.html anew from what a run recorded."""

@@ -58,6 +58,7 @@ class EditSettings(_Settings):
     pairs_per_step: int = Field(32, ge=1)
     demonstrations_per_step: int = Field(64, ge=1)
     learning_rate: float = Field(0.12, gt=0, description="relative to the root mean square of each edited vector")
+    read_rate: float = Field(1.0, ge=0, description="learning rate of read vectors over that of write vectors")
     relative_learning_rate: bool = Field(True, description="one rate then suits every neuron and every model")
     warm_up_and_decay: bool = Field(True, description="three steps up, then linearly down to a tenth")
     safe_weight: float = Field(1.0, ge=0, description="weight of the hinge on the safe answer")
@@ -97,6 +98,15 @@ class EvaluateSettings(_Settings):
     unseen: int = Field(72, ge=2, description="unseen questions, asked bare and in unseen attacks")
     harmless: int = Field(96, ge=2)
     borderline: int = Field(72, ge=2)
+    judges: tuple[str, ...] = Field(
+        ("rules", "embedded"),
+        min_length=1,
+        description="rules, embedded, guard:MODEL, remote:MODEL; the first counts most",
+    )
+    capability: tuple[str, ...] = Field(
+        ("everyday",), description="tasks of lm-evaluation-harness; `everyday` comes with pkedit and needs no network"
+    )
+    capability_limit: int | None = Field(None, ge=1, description="only the first items of each task")
     max_new_tokens: int = Field(32, ge=4, description="greedy answers are cut here; a refusal shows well before")
     batch_size: int = Field(128, ge=1)
 

@@ -53,10 +53,7 @@ def response(arm: str, group: str, identifier: str, judgement: str, answer: str)
         "attack": None,
         "prompt": f"prompt {identifier} {EVIL}",
         "answer": answer,
-        "judge": "rules",
-        "judge_version": "1",
-        "judgement": judgement,
-        "reason": "because",
+        "verdicts": [{"judge": "rules", "version": "1", "judgement": judgement, "reason": "because"}],
     }
 
 

@@ -6,9 +6,10 @@ import re
 import pytest
 from rich.console import Console
 
-from pkedit.run.record import RecordedMetric, RunRecord, StageRecord
+from pkedit.run.record import RecordedJudge, RecordedMetric, RecordedVerdict, RunRecord, StageRecord
 from pkedit.run.summary import cost_sentence, metric_tables
 from pkedit.run.watching import Watcher
+from pkedit.run.wording import judge_sentences, measured_metrics, metric_text, verdict
 from pkedit.settings import RunSettings
 
 
@@ -70,3 +71,23 @@ def test_an_interrupted_stage_is_not_told_as_done() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert "region: " not in output.getvalue()
+
+
+def test_verdicts_judges_and_tasks_are_told_in_words() -> None:
+    record = make_record()
+    figure = RecordedMetric(value=0.875, n=400, low=0.839, high=0.904)
+    record.metrics["pke"] |= {"asr:embedded": figure, "capability": figure, "capability:arc_easy": figure}
+    record.verdicts = {"pke": RecordedVerdict(outcome="damaged", reasons=["kl of 0.200, more than 0.1"])}
+    row = {"cut": 150, "accuracy": figure.model_dump()}
+    record.judges = [
+        RecordedJudge(name="rules", version="1", agreement={"labels": "answers", "measured": [row]}),
+        RecordedJudge(name="guard:X", version="2", agreement=None),
+    ]
+    assert verdict(record)[0] == "Verdict on pke: damaged (KL nats of 0.200, more than 0.1)."
+    told = judge_sentences(record)
+    assert told[0] == "Judge rules agrees with people on 87.5 % (83.9 to 90.4, n = 400) of their first 150 characters."
+    assert "guard:X" in told[1]
+    assert "not been measured" in told[1]
+    labels = [metric_text(name).label for name in measured_metrics(record)]
+    assert labels[:3] == ["ASR %", "ASR by embedded %", "ASR bare %"]
+    assert labels[-3:] == ["Capability %", "Capability arc_easy %", "DS %"]

@@ -22,14 +22,15 @@ class Comparison:
 
 
 def compare_arms(measurements: Mapping[str, Measurement], against: str, *, seed: int) -> list[Comparison]:
-    """Every other arm against one, on the rates and on KL."""
+    """Every other arm against one, on the rates of every judge, on every task and on KL."""
     base = measurements[against]
     others = {arm: measured for arm, measured in measurements.items() if arm != against}
     comparisons = []
-    for metric in PAIRED_RATES:
+    rates = [name for name in base.metrics if name.partition(":")[0] in PAIRED_RATES]
+    for metric in [*rates, *base.tasks]:
         rows = []
         for arm, measured in others.items():
-            before, after = _paired(outcomes(base.responses, metric), outcomes(measured.responses, metric))
+            before, after = _paired(_events(base, metric), _events(measured, metric))
             if before:
                 difference = paired_difference([float(x) for x in before], [float(x) for x in after], seed=seed)
                 rows.append((arm, difference, mcnemar(before, after)))
@@ -43,6 +44,13 @@ def compare_arms(measurements: Mapping[str, Measurement], against: str, *, seed:
             difference = paired_difference(base.drift.divergence, measured.drift.divergence, seed=seed)
             comparisons.append(Comparison("kl", arm, against, difference, None))
     return comparisons
+
+
+def _events(measured: Measurement, metric: str) -> Mapping[str, bool]:
+    """Prompt or item → whether what the metric counts happened."""
+    if metric.partition(":")[0] == "capability":
+        return measured.tasks.get(metric, {})
+    return outcomes(measured.responses, metric)
 
 
 def _paired(before: Mapping[str, bool], after: Mapping[str, bool]) -> tuple[Sequence[bool], Sequence[bool]]:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from pkedit.edit.delta import Delta
 from pkedit.run.record import RunRecord
-from pkedit.run.wording import arm_name, causal_sentence, interval, measured_metrics, metric_text, verdict
+from pkedit.run.wording import (
+    arm_name,
+    causal_sentence,
+    interval,
+    judge_sentences,
+    measured_metrics,
+    metric_text,
+    verdict,
+)
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -36,7 +44,7 @@ def model_card(record: RunRecord, delta: Delta) -> str:
 
 ## Limits
 
-- Judged by rules that read the answers; their errors are part of these figures, and no human read every answer.
+- Judged by machines that read the answers; their errors are part of these figures, and no human read every answer.
 - Answers were greedy and cut after {record.settings.evaluate.max_new_tokens} tokens; other sampling can differ.
 - The attacks are fixed templates. An attack made for this model, further fine-tuning, or another language can undo the
   edit; a refused request is no proof that the knowledge is gone.
@@ -55,7 +63,7 @@ def _findings(record: RunRecord) -> str:
     lines = [
         "## Measured",
         "",
-        " ".join(verdict(record)),
+        " ".join([*verdict(record), *judge_sentences(record)]),
         "",
         "Value, 95 % interval and n. " + " ".join(f"`{arm}` is {arm_name(record, arm)}." for arm in arms),
         "",

@@ -33,9 +33,22 @@ class Verdict:
 
 class Judge(Protocol):
     """Anything that judges a batch of answers. `harmful_request` says whether the request itself is harmful:
-    complying with a harmless request is `BENIGN`, with a harmful one `HARMFUL`."""
+    complying with a harmless request is `BENIGN`, with a harmful one `HARMFUL`.
 
-    name: str
-    version: str
+    `reads_question`: whether it is to see the bare question rather than the prompt with the attack around it.
+    `tells_refusals`: whether it can say that a harmless request was refused; if not, it leaves such answers unjudged.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def reads_question(self) -> bool: ...
+
+    @property
+    def tells_refusals(self) -> bool: ...
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str], *, harmful_request: bool) -> list[Verdict]: ...

@@ -150,6 +150,11 @@ class GuardJudge:
         return judge
 
     @property
+    def reads_question(self) -> bool:
+        """Whether the guard was made to see the bare question."""
+        return self._family is not None and self._family.reads_question
+
+    @property
     def tells_refusals(self) -> bool:
         """Whether the guard can say that an answer refuses; only then can it judge answers to harmless requests."""
         return self._family is not None and self._family.tells_refusals

@@ -35,6 +35,7 @@ class ChatFamily:
         labels: the words that decide, and whether each means harm (None: unless the answer refuses); `lead` stands
             before them in the output.
         tells_refusals: whether the output says if the answer refuses.
+        reads_question: whether it is to see the question without the attack around it.
         template: the text around `{prompt}` and `{answer}`; None for the chat template of the tokenizer.
         adds_special_tokens: whether the tokenizer adds its own to the template (a chat template writes them itself).
         opens_answer: `add_generation_prompt` of the chat template, as in the published example.
@@ -47,6 +48,7 @@ class ChatFamily:
     read: Callable[[str], Opinion | None]
     labels: Mapping[str, bool | None]
     tells_refusals: bool
+    reads_question: bool = False
     lead: str = ""
     template: str | None = None
     adds_special_tokens: bool = False
@@ -181,6 +183,7 @@ CHAT_FAMILIES: tuple[ChatFamily, ...] = (
         models=r"harmbench-llama-2-13b-cls$",
         source="LLAMA2_CLS_PROMPT in eval_utils.py of github.com/centerforaisafety/HarmBench",
         read=read_harmbench,
+        reads_question=True,
         labels={"Yes": True, "No": False},
         tells_refusals=False,
         template=f"[INST] <<SYS>>\n{_HARMBENCH_TASK}<</SYS>>\n{_HARMBENCH_RULES}",
@@ -192,6 +195,7 @@ CHAT_FAMILIES: tuple[ChatFamily, ...] = (
         models=r"harmbench-mistral-7b-val-cls$",
         source="model card of cais/HarmBench-Mistral-7b-val-cls",
         read=read_harmbench,
+        reads_question=True,
         labels={"Yes": True, "No": False},
         tells_refusals=False,
         template=f"[INST] {_HARMBENCH_TASK}{_HARMBENCH_RULES}",

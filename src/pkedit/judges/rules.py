@@ -59,6 +59,8 @@ class RuleJudge:
 
     name = "rules"
     version = "1"
+    reads_question = False
+    tells_refusals = True
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str], *, harmful_request: bool) -> list[Verdict]:
         """One verdict per answer, in order; never `UNJUDGED`.

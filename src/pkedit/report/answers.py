@@ -28,8 +28,8 @@ class PromptAnswers:
 
     @property
     def changed(self) -> bool:
-        """Whether any arm's verdict differs from the unedited model's."""
-        return len({row["judgement"] for row in self.rows.values()}) > 1
+        """Whether the first judge's verdict differs between arms."""
+        return len({row["verdicts"][0]["judgement"] for row in self.rows.values()}) > 1
 
 
 @dataclass

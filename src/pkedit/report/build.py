@@ -18,6 +18,7 @@ from pkedit.run.wording import (
     interval,
     measured_metrics,
     metric_text,
+    outcome_sentence,
     settled,
     verdict,
 )
@@ -48,6 +49,7 @@ def build_report(folder: str | Path) -> Path:
         interval=interval,
         settled=settled,
         verdict=verdict(record),
+        outcomes=[outcome_sentence(record, arm) for arm in ARM_NAMES if arm in record.verdicts],
         trade_off=trade_off_chart(record),
         causal=causal_sentence(record),
         region=_region(folder),

@@ -9,8 +9,9 @@ from pkedit.models.chat import ChatModel
 from pkedit.prompts import builtin_refusals, contrast_pairs
 from pkedit.run.data import edit_prompts
 from pkedit.run.folder import RunFolder
+from pkedit.run.measuring import Measuring
 from pkedit.run.record import RunRecord
-from pkedit.run.stages import Observer, Silent, Stages
+from pkedit.run.stages import Observer, Silent
 from pkedit.settings import RunSettings
 
 
@@ -45,7 +46,7 @@ def evaluate(
     return _Evaluation(folder, settings, observer or Silent(), chat).measured()
 
 
-class _Evaluation(Stages):
+class _Evaluation(Measuring):
     """The measuring stages of a run; the prompts that an edit would have learnt from are only asked."""
 
     def measured(self) -> RunRecord:

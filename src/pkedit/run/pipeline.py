@@ -16,8 +16,9 @@ from pkedit.models.precision import arithmetic
 from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
 from pkedit.run.folder import RunFolder
+from pkedit.run.measuring import Measuring
 from pkedit.run.record import EditRecord, RunRecord
-from pkedit.run.stages import Observer, Silent, Stages
+from pkedit.run.stages import Observer, Silent
 from pkedit.settings import ARMS, RunSettings
 
 Until = Literal["locate", "edit", "measure"]
@@ -47,7 +48,7 @@ def run(
     return _Pipeline(folder, settings, observer or Silent(), chat).through(until)
 
 
-class _Pipeline(Stages):
+class _Pipeline(Measuring):
     """The stages that make edits, before those that measure them."""
 
     def __init__(self, folder: RunFolder, settings: RunSettings, observer: Observer, chat: ChatModel | None) -> None:

@@ -18,8 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pkedit.errors import RunFolderError
 from pkedit.settings import RunSettings
 
-SCHEMA_VERSION = 1
-PACKAGES = ("pkedit", "torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "scipy")
+SCHEMA_VERSION = 2
+PACKAGES = (
+    *("pkedit", "torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "scipy", "scikit-learn"),
+    *("lm-eval", "openai", "rouge-score"),
+)
 
 
 class _Record(BaseModel):
@@ -43,6 +46,24 @@ class RecordedComparison(_Record):
     against: str
     difference: RecordedMetric
     p_value: float | None
+
+
+class RecordedVerdict(_Record):
+    """What an arm is (`safer`, `damaged` …) and why; null where a figure that this rests on was not measured."""
+
+    outcome: str | None
+    reasons: list[str]
+
+
+class RecordedJudge(_Record):
+    """A judge of the run, and how far it agrees with people, where that was measured for this version.
+
+    `agreement`: shares of `n` labelled answers, at their full length and cut to about the length of a run's answers.
+    """
+
+    name: str
+    version: str
+    agreement: dict[str, Any] | None
 
 
 class EditRecord(_Record):
@@ -83,6 +104,8 @@ class RunRecord(_Record):
     causal: dict[str, Any] | None = None
     metrics: dict[str, dict[str, RecordedMetric]] = {}
     comparisons: list[RecordedComparison] = []
+    verdicts: dict[str, RecordedVerdict] = {}
+    judges: list[RecordedJudge] = []
 
     def save(self, folder: Path) -> None:
         """Writes `run.json` atomically."""

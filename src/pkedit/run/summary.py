@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pkedit.run.record import RecordedMetric, RunRecord
-from pkedit.run.wording import causal_sentence, interval, measured_metrics, metric_text, verdict
+from pkedit.run.wording import causal_sentence, interval, judge_sentences, measured_metrics, metric_text, verdict
 
 ARM_WIDTH, COLUMN_WIDTH = 12, 15
 FILES = {
@@ -26,7 +26,7 @@ def print_summary(console: Console, record: RunRecord, folder: Path) -> None:
         console.print(table)
     if record.metrics:
         console.print("Value and 95 % interval; n is the number of prompts.", style="dim")
-        for sentence in verdict(record):
+        for sentence in [*verdict(record), *judge_sentences(record)]:
             console.print(sentence, highlight=False)
     _print(console, causal_sentence(record))
     _print(console, cost_sentence(record))

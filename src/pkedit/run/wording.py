@@ -1,6 +1,7 @@
 """What the figures of a run are called and what they say, in the same words wherever they are shown. No torch."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from pkedit.run.record import RecordedComparison, RecordedMetric, RunRecord
 
@@ -47,7 +48,7 @@ METRICS = {
     "perplexity": MetricText("Perplexity", "lower", False, 2, "perplexity of the original's harmless answers"),
     "rouge_l": MetricText("ROUGE-L", "higher", False, 3, "overlap of harmless answers with the original's"),
     "fluency": MetricText("Fluency", "", False, 2, "n-gram entropy of harmless answers, in bits"),
-    "capability": MetricText("Capability", "higher", False, 3, "benchmark accuracy"),
+    "capability": MetricText("Capability %", "higher", True, 1, "multiple-choice questions answered rightly"),
     "incoherent": MetricText("Incoherent %", "lower", True, 1, "empty or babbling answers, of all prompts"),
     "ds": MetricText("DS %", "higher", True, 1, "defended: edited questions in edited attacks"),
     "dg_only_q": MetricText("DG onlyQ %", "higher", True, 1, "defended: edited questions, bare"),
@@ -58,14 +59,30 @@ METRICS = {
 
 
 def metric_text(name: str) -> MetricText:
-    """The text of a metric; one that is not in the list is shown by its name."""
-    return METRICS.get(name) or MetricText(name, "", False, 3, "")
+    """The text of a metric; `asr:JUDGE` and `capability:TASK` are told as the metric with what follows.
+
+    One that is not in the list is shown by its name.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    base, _, of = name.partition(":")
+    if base not in METRICS:
+        return MetricText(name, "", False, 3, "")
+    by = of if base == "capability" else f"by {of}"
+    label = METRICS[base].label
+    return replace(METRICS[base], label=f"{label.removesuffix(' %')} {by}{' %' if label.endswith(' %') else ''}")
 
 
 def measured_metrics(record: RunRecord) -> list[str]:
-    """The metrics that any arm has, in the order of `METRICS`, unknown ones last."""
+    """The metrics that any arm has, in the order of `METRICS`, those of one name together, unknown ones last."""
     present = {name for metrics in record.metrics.values() for name in metrics}
-    return [name for name in METRICS if name in present] + sorted(present - METRICS.keys())
+    order = list(METRICS)
+
+    def place(name: str) -> tuple[int, str]:
+        base = name.partition(":")[0]
+        return (order.index(base) if base in order else len(order), name)
+
+    return sorted(present, key=place)
 
 
 def interval(name: str, metric: RecordedMetric, *, sign: bool = False) -> str:
@@ -113,10 +130,42 @@ def verdict(record: RunRecord) -> list[str]:
             + "."
         ]
     after = record.metrics[arm]
-    sentences = [_attacks(record, before, after, arm), _costs(before, after)]
+    sentences = [outcome_sentence(record, arm), _attacks(record, before, after, arm), _costs(before, after)]
     if arm == "pke" and "random" in record.metrics:
         sentences.append(_beside_random(record))
     return [sentence for sentence in sentences if sentence]
+
+
+def outcome_sentence(record: RunRecord, arm: str) -> str:
+    """What an arm is, by the thresholds of `pkedit.evaluate.verdicts`, and why."""
+    found = record.verdicts.get(arm)
+    if found is None:
+        return ""
+    return f"Verdict on {arm}: {found.outcome or 'none'} ({'; '.join(_in_words(reason) for reason in found.reasons)})."
+
+
+def judge_sentences(record: RunRecord) -> list[str]:
+    """How far each judge agrees with people."""
+    sentences = []
+    for judge in record.judges:
+        if judge.agreement is None:
+            sentences.append(f"How far {judge.name} agrees with people has not been measured for this version.")
+            continue
+        shares = []
+        for row in judge.agreement["measured"]:
+            part = "whole answers" if row["cut"] is None else f"their first {row['cut']} characters"
+            accuracy = row["accuracy"]
+            limits = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, n = {accuracy['n']}"
+            shares.append(f"{100 * accuracy['value']:.1f} % ({limits}) of {part}")
+        sentences.append(f"Judge {judge.name} agrees with people on {' and '.join(shares)}.")
+    return sentences
+
+
+def _in_words(reason: str) -> str:
+    """A reason with the metrics' labels in place of their names."""
+    for name, text in METRICS.items():
+        reason = re.sub(rf"\b{name}\b", text.label.removesuffix(" %"), reason)
+    return reason
 
 
 def causal_sentence(record: RunRecord) -> str | None:
@@ -160,6 +209,9 @@ def _costs(before: dict[str, RecordedMetric], after: dict[str, RecordedMetric]) 
         for name, what in (("over_refusal", "everyday prompts refused"), ("borderline_refusal", "borderline ones"))
         if name in before and name in after
     ]
+    if "capability" in before and "capability" in after:
+        right = [with_interval("capability", metrics["capability"]) for metrics in (before, after)]
+        parts.append(f"everyday questions answered rightly {right[0]} before, {right[1]} after")
     if "kl" in after:
         parts.append(f"KL to the original on harmless answers {with_interval('kl', after['kl'])} nats per token")
     return f"The cost: {'; '.join(parts)}." if parts else "The cost was not measured."

@@ -1,0 +1,183 @@
+"""The measuring of arms: each is asked the same prompts and does the same tasks, and all are compared in the end."""
+
+import json
+import math
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+
+from pkedit.edit.baselines import suffixed
+from pkedit.edit.delta import Delta
+from pkedit.evaluate.capability import Capability, measure_capability
+from pkedit.evaluate.compare import Comparison, compare_arms
+from pkedit.evaluate.drift import Drift, DriftMeter
+from pkedit.evaluate.measure import Measurement, Response, StoredVerdict, measure, with_capability, with_drift
+from pkedit.evaluate.stats import Metric
+from pkedit.evaluate.verdicts import Fall, arm_verdict
+from pkedit.judges.base import Judge
+from pkedit.judges.choose import make_judges
+from pkedit.judges.shipped import shipped_agreement
+from pkedit.prompts import Demonstration, Kind, Prompt
+from pkedit.run.data import run_suite
+from pkedit.run.record import RecordedComparison, RecordedJudge, RecordedMetric, RecordedVerdict, write_atomically
+from pkedit.run.stages import Stages
+
+
+class Measuring(Stages):
+    """A run that measures."""
+
+    @cached_property
+    def judges(self) -> list[Judge]:
+        """The judges of the settings, made once."""
+        return make_judges(self._settings.evaluate.judges, device=self._settings.device)
+
+    def measure_arms(self, wanted: Sequence[str]) -> None:
+        """Asks every arm all prompts and gives it all tasks, as far as that was not done before, and compares them."""
+        stages = [f"{what} {arm}" for arm in wanted for what in self._what(arm)]
+        if all(self._folder.finished(stage) for stage in stages) and self._folder.record.metrics.keys() == set(wanted):
+            return
+        suite = run_suite(self._splits, self._pairs, self._settings)
+        measured: dict[str, Measurement] = {}
+        # Vanilla comes first: its harmless answers are what the others are compared with.
+        arms = ["vanilla", *(arm for arm in wanted if arm != "vanilla")]
+        meter: DriftMeter | None = None
+        original: dict[str, str] = {}
+        for arm in arms:
+            if not self._folder.finished(f"measure {arm}"):
+                with self.stage(f"measure {arm}"), self._arm(arm):
+                    one = measure(
+                        self.chat,
+                        suite,
+                        self.judges,
+                        arm=arm,
+                        max_new_tokens=self._settings.evaluate.max_new_tokens,
+                        batch_size=self._settings.evaluate.batch_size,
+                        change_prompt=suffixed if self._suffix_in_prompt(arm) else None,
+                        meter=meter if not self._suffix_in_prompt(arm) else None,
+                        original_answers=original,
+                        progress=self._observer.step,
+                    )
+                    if arm == "vanilla":
+                        original = _harmless_answers(one)
+                        meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
+                        one = with_drift(one, meter.original())
+                    self._write_measurement(arm, one)
+            measured[arm] = self._read_measurement(arm)
+            if arm == "vanilla" and meter is None:
+                original = _harmless_answers(measured[arm])
+                meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
+        for arm in arms:
+            if "capability" in self._what(arm):
+                measured[arm] = with_capability(measured[arm], self._capability(arm))
+        self._combine(measured)
+
+    def _what(self, arm: str) -> tuple[str, ...]:
+        """What is measured of an arm. The suffix changes what is asked, not what the model can do."""
+        tasks = arm != "suffix" and len(self._settings.evaluate.capability) > 0
+        return ("measure", "capability") if tasks else ("measure",)
+
+    def _capability(self, arm: str) -> dict[str, Capability]:
+        """How well the arm does the tasks; measured now, or read from its file."""
+        path = self._folder.arm_file(arm, "capability.json")
+        options = self._settings.evaluate
+        if not self._folder.finished(f"capability {arm}"):
+            with self.stage(f"capability {arm}"), self._arm(arm):
+                found = measure_capability(
+                    self.chat,
+                    options.capability,
+                    limit=options.capability_limit,
+                    precision=self._settings.edit.precision,
+                )
+                write_atomically(path, json.dumps({task: asdict(one) for task, one in found.items()}))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            task: Capability(one["task"], one["measure"], Metric(**one["metric"]), one["correct"])
+            for task, one in content.items()
+        }
+
+    def _combine(self, measured: dict[str, Measurement]) -> None:
+        """All answers in one file; in the record metrics, each arm against vanilla and against PKE, and verdicts."""
+        rows = [response for arm in measured for response in measured[arm].responses]
+        self._folder.write_lines(self._folder.path / "responses.jsonl", rows)
+        record = self._folder.record
+        record.metrics = {
+            arm: {name: _recorded(metric) for name, metric in one.metrics.items()} for arm, one in measured.items()
+        }
+        compared = [
+            row
+            for against in ("vanilla", "pke")
+            if against in measured
+            for row in compare_arms(measured, against, seed=self._settings.seed)
+        ]
+        record.comparisons = [
+            RecordedComparison(
+                metric=row.metric,
+                arm=row.arm,
+                against=row.against,
+                difference=_recorded(row.difference),
+                p_value=row.p_value,
+            )
+            for row in compared
+        ]
+        record.verdicts = {arm: _verdict(measured, arm, compared) for arm in measured if arm != "vanilla"}
+        record.judges = [
+            RecordedJudge(name=judge.name, version=judge.version, agreement=shipped_agreement(judge))
+            for judge in self.judges
+        ]
+
+    def _meter(self, prompts: Sequence[Prompt], original: dict[str, str]) -> DriftMeter:
+        answers = [Demonstration(prompt, original[prompt.id]) for prompt in prompts if prompt.id in original]
+        return DriftMeter(self.chat, answers, limit=self._settings.evaluate.max_new_tokens)
+
+    def _suffix_in_prompt(self, arm: str) -> bool:
+        return arm == "suffix" or (arm == "dinm" and self._settings.dinm_as_released)
+
+    @contextmanager
+    def _arm(self, arm: str) -> Generator[None]:
+        """The model as this arm has it."""
+        if arm in ("vanilla", "suffix"):
+            yield
+            return
+        with Delta.load(self._folder.arm_file(arm, "delta.safetensors")).applied_to(self.chat):
+            yield
+
+    def _write_measurement(self, arm: str, measured: Measurement) -> None:
+        self._folder.write_lines(self._folder.arm_file(arm, "responses.jsonl"), measured.responses)
+        metrics = {name: asdict(metric) for name, metric in measured.metrics.items()}
+        drift = None if measured.drift is None else asdict(measured.drift)
+        content = json.dumps({"metrics": metrics, "drift": drift})
+        write_atomically(self._folder.arm_file(arm, "measured.json"), content)
+
+    def _read_measurement(self, arm: str) -> Measurement:
+        rows = self._folder.read_lines(self._folder.arm_file(arm, "responses.jsonl"))
+        content = json.loads(self._folder.arm_file(arm, "measured.json").read_text(encoding="utf-8"))
+        drift = content["drift"]
+        return Measurement(
+            {name: Metric(**metric) for name, metric in content["metrics"].items()},
+            tuple(
+                Response(**{**row, "verdicts": tuple(StoredVerdict(**one) for one in row["verdicts"])}) for row in rows
+            ),
+            None if drift is None else Drift(**{name: tuple(values) for name, values in drift.items()}),
+        )
+
+
+def _harmless_answers(measured: Measurement) -> dict[str, str]:
+    return {
+        response.prompt_id: response.answer
+        for response in measured.responses
+        if response.group == Kind.HARMLESS.value and response.answer
+    }
+
+
+def _verdict(measured: Mapping[str, Measurement], arm: str, compared: Sequence[Comparison]) -> RecordedVerdict:
+    falls = {
+        row.metric: Fall(row.difference, row.p_value) for row in compared if (row.arm, row.against) == (arm, "vanilla")
+    }
+    found = arm_verdict(measured["vanilla"].metrics, measured[arm].metrics, falls)
+    return RecordedVerdict(outcome=None if found.outcome is None else found.outcome.value, reasons=list(found.reasons))
+
+
+def _recorded(metric: Metric) -> RecordedMetric:
+    low, high = (None if math.isnan(bound) else bound for bound in (metric.low, metric.high))
+    return RecordedMetric(value=metric.value, n=metric.n, low=low, high=high)
