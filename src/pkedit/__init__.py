@@ -4,7 +4,7 @@ chat = pkedit.load_model("smollm2")
 located = pkedit.locate(chat, pairs, demonstrations)
 result = pkedit.edit(chat, located.region, pairs, demonstrations)
 with result.delta.applied_to(chat):
-    measured = pkedit.evaluate(chat, suite, judge, arm="pke", max_new_tokens=32)
+    measured = pkedit.evaluate(chat, suite, [judge], arm="pke", max_new_tokens=32)
 """
 
 from importlib import import_module

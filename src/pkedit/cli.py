@@ -63,13 +63,18 @@ def _evaluate(
     delta: Annotated[
         Path | None, typer.Option(help="A delta.safetensors to measure beside the model as it is.")
     ] = None,
+    api_base: Annotated[
+        str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint: MODEL is asked there.")
+    ] = None,
 ) -> None:
-    """Measure a model as it is, or before and after a delta that was made earlier."""
+    """Measure a model as it is, before and after a delta, or behind an API (openai:MODEL, anthropic:MODEL)."""
     _prepare(verbose=verbose)
     from pkedit.run.evaluation import evaluate
 
     if delta is not None:
         settings = settings.model_copy(update={"delta": str(delta)})
+    if api_base is not None:
+        settings = settings.model_copy(update={"api_base": api_base})
     _watched(out, lambda observer: evaluate(settings, out, observer=observer))
 
 
@@ -88,6 +93,16 @@ def _export(
 
     export_full(folder, to)
     typer.echo(f"{to}: {form.value} model, tokenizer and model card; load it with AutoModelForCausalLM.from_pretrained")
+
+
+@app.command("table")
+def _table(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders that were asked the same prompts.")],
+) -> None:
+    """Print the arms of several runs in one table: an edited model beside closed ones."""
+    from pkedit.run.side_by_side import side_by_side
+
+    side_by_side(folders, Console(width=None if sys.stdout.isatty() else 120))
 
 
 @app.command("judge-agreement")

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,8 @@ import typer
 
 from pkedit.errors import PkeditError
 from pkedit.settings import RunSettings
+
+SOURCE = "FILE|PRESET"
 
 
 def run_settings(
@@ -34,13 +36,30 @@ def run_settings(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the splits, the random regions and the edit.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Measured answers are cut after so many tokens.")] = None,
-    harmful: Annotated[Path | None, typer.Option(help="JSONL file of harmful questions instead of ours.")] = None,
-    harmless: Annotated[Path | None, typer.Option(help="JSONL file of everyday prompts instead of ours.")] = None,
+    harmful: Annotated[
+        str | None,
+        typer.Option(metavar=SOURCE, help="Harmful questions instead of ours: JSONL, CSV, Parquet or preset."),
+    ] = None,
+    harmless: Annotated[str | None, typer.Option(metavar=SOURCE, help="Everyday prompts instead of ours.")] = None,
     borderline: Annotated[
-        Path | None, typer.Option(help="JSONL file of safe prompts that look dangerous instead of ours.")
+        str | None, typer.Option(metavar=SOURCE, help="Safe prompts that look dangerous instead of ours.")
     ] = None,
     attacks: Annotated[
-        Path | None, typer.Option(help="JSONL file of attack templates with {question} instead of ours.")
+        str | None, typer.Option(metavar=SOURCE, help="Attack templates with {question} instead of ours.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND:FIELD=COLUMN,…", help="Columns of such a file: harmful:text=goal,category=kind."),
+    ] = None,
+    judges: Annotated[
+        str | None, typer.Option(help="Comma-separated: rules, embedded, guard:MODEL, remote:MODEL. First counts most.")
+    ] = None,
+    judge_api_base: Annotated[
+        str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint of remote judges.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated lm-evaluation-harness tasks; everyday by default, none to leave it out."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto; the best one by default.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; chosen by device otherwise.")] = None,
@@ -61,7 +80,7 @@ def run_settings(
     first, last = (None, None) if layers is None else _layer_shares(layers)
     given: dict[tuple[str, ...], Any] = {
         ("model",): model,
-        ("arms",): None if arms is None else tuple(arm.strip() for arm in arms.split(",") if arm.strip()),
+        ("arms",): _listed(arms),
         ("pairs",): pairs,
         ("demonstrations",): demonstrations,
         ("locate", "neurons"): neurons,
@@ -73,18 +92,17 @@ def run_settings(
         ("edit", "seed"): seed,
         ("evaluate", "max_new_tokens"): max_new_tokens,
         ("dinm_as_released",): dinm_as_released or None,
+        ("harmful",): harmful,
+        ("harmless",): harmless,
+        ("borderline",): borderline,
+        ("attacks",): attacks,
+        ("columns",): None if columns is None else _columns(columns),
+        ("evaluate", "judges"): _listed(judges),
+        ("evaluate", "capability"): () if tasks == "none" else _listed(tasks),
+        ("judge_api_base",): judge_api_base,
+        ("chat_template",): None if chat_template is None else str(chat_template),
         ("device",): device,
         ("dtype",): dtype,
-        **{
-            (name,): None if path is None else str(path)
-            for name, path in (
-                ("harmful", harmful),
-                ("harmless", harmless),
-                ("borderline", borderline),
-                ("attacks", attacks),
-                ("chat_template", chat_template),
-            )
-        },
     }
     for place, value in given.items():
         if value is not None:
@@ -144,6 +162,21 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PkeditError(f"{path}: expected a JSON object of settings")
     return content
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _columns(texts: Sequence[str]) -> dict[str, str]:
+    """`harmful:text=goal` → the mapping of each kind."""
+    found: dict[str, str] = {}
+    for text in texts:
+        kind, colon, mapping = text.partition(":")
+        if not colon or kind in found:
+            raise PkeditError(f"--columns {text}: expected KIND:FIELD=COLUMN,…, once for each kind of prompts")
+        found[kind.strip()] = mapping
+    return found
 
 
 def _layer_shares(text: str) -> tuple[float, float]:

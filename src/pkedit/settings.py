@@ -120,10 +120,19 @@ class RunSettings(_Settings):
     chat_template: str | None = None
     arms: tuple[Literal["vanilla", "suffix", "dinm", "ft", "random", "pke"], ...] = ("vanilla", "pke")
     dinm_as_released: bool = Field(False, description="reproduce EasyEdit's DINM code, its mistakes included")
-    harmful: str | None = Field(None, description="JSONL file of harmful questions; built-in ones if absent")
+    api_base: str | None = Field(
+        None, description="an OpenAI-compatible endpoint: the model of this name there is measured, and nothing loaded"
+    )
+    judge_api_base: str | None = Field(None, description="the endpoint of remote judges; by default their provider's")
+    concurrency: int = Field(8, ge=1, description="requests to a remote model under way at once")
+    temperature: float | None = Field(0.0, ge=0, description="of a remote model; absent for models that take none")
+    harmful: str | None = Field(None, description="file or preset of harmful questions; built-in ones if absent")
     harmless: str | None = None
     borderline: str | None = None
     attacks: str | None = None
+    columns: dict[Literal["harmful", "harmless", "borderline", "attacks"], str] = Field(
+        {}, description='which columns these files have: {"harmful": "text=goal,category=kind"}'
+    )
     pairs: int = Field(430, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
     attacked_share: float = Field(0.26, ge=0, le=1, description="share of the pairs that are inside an attack")
     demonstrations: int = Field(630, ge=2, description="safe prompts whose answers are kept; most are borderline")

@@ -35,8 +35,9 @@ def make_judge(name: str, *, api_base: str | None = None, device: str | None = N
     if kind == "remote" and model:
         from pkedit.judges.remote import RemoteJudge
         from pkedit.models.remote import RemoteModel
+        from pkedit.models.remote_cache import default_cache_folder
 
-        return RemoteJudge(RemoteModel(model, api_base=api_base))
+        return RemoteJudge(RemoteModel(model, api_base=api_base, cache=default_cache_folder()))
     raise PkeditError(f"no judge is called {name!r}; choose from {KNOWN}")
 
 

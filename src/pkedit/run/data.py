@@ -11,6 +11,7 @@ from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.precision import arithmetic
 from pkedit.prompts import (
     Attack,
+    Columns,
     ContrastPair,
     Demonstration,
     Kind,
@@ -21,8 +22,8 @@ from pkedit.prompts import (
     builtin_refusals,
     contrast_pairs,
     cross,
-    load_attacks,
-    load_prompts,
+    load_attacks_from,
+    load_prompts_from,
     make_splits,
 )
 from pkedit.settings import RunSettings
@@ -45,17 +46,22 @@ class EditPrompts:
 
 
 def read_splits(settings: RunSettings) -> Splits:
-    """The splits of the built-in sets, or of the files in the settings.
+    """The splits of the built-in sets, or of the files and presets in the settings.
 
     Raises:
         PromptFileError: a file is missing, empty or malformed.
         TooFewPairsError: too few prompts for three splits.
     """
 
-    def prompts(path: str | None, kind: Kind) -> list[Prompt]:
-        return builtin_prompts(kind) if path is None else load_prompts(path, kind)
+    columns = {name: Columns.parse(text) for name, text in settings.columns.items()}
 
-    attacks: list[Attack] = builtin_attacks() if settings.attacks is None else load_attacks(settings.attacks)
+    def prompts(source: str | None, kind: Kind) -> list[Prompt]:
+        own = columns.get(kind.value)
+        return builtin_prompts(kind) if source is None else load_prompts_from(source, kind, own)
+
+    attacks: list[Attack] = builtin_attacks()
+    if settings.attacks is not None:
+        attacks = load_attacks_from(settings.attacks, columns.get("attacks"))
     return make_splits(
         prompts(settings.harmful, Kind.HARMFUL),
         attacks,
@@ -79,6 +85,12 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     plain = splits.edit.harmless[: settings.demonstrations - len(borderline) - wrapped_count]
     wrapped = cross(plain[:wrapped_count], splits.edit.attacks)
     return EditPrompts(harmful, _interleaved(wrapped, plain, borderline))
+
+
+def asked_pairs(splits: Splits, settings: RunSettings) -> list[ContrastPair]:
+    """The pairs that an edit would learn from, without answers, for what only asks their prompts."""
+    harmful = edit_prompts(splits, settings).harmful
+    return contrast_pairs(harmful, builtin_refusals(), [""] * len(harmful))
 
 
 def held_out_prompts(splits: Splits) -> list[Prompt]:

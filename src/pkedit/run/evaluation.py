@@ -1,4 +1,7 @@
-"""Measures a model as it is, and beside it a delta that was made earlier, without locating or editing anything."""
+"""Measures a model as it is, and beside it a delta that was made earlier, without locating or editing anything.
+
+A model behind an endpoint is asked the same prompts and judged by the same judges.
+"""
 
 import shutil
 from pathlib import Path
@@ -6,11 +9,12 @@ from pathlib import Path
 from pkedit.edit.delta import Delta
 from pkedit.errors import RunFolderError
 from pkedit.models.chat import ChatModel
-from pkedit.prompts import builtin_refusals, contrast_pairs
-from pkedit.run.data import edit_prompts
+from pkedit.models.remote_endpoint import is_remote
+from pkedit.run.data import asked_pairs
 from pkedit.run.folder import RunFolder
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import RunRecord
+from pkedit.run.remote import evaluate_remote
 from pkedit.run.stages import Observer, Silent
 from pkedit.settings import RunSettings
 
@@ -24,7 +28,8 @@ def evaluate(
 ) -> RunRecord:
     """Measures the vanilla arm, and with `settings.delta` the model under that delta as the arm `pke`.
 
-    The prompts are those of `run` with the same settings. The delta is copied into the run folder.
+    The prompts are those of `run` with the same settings. The delta is copied into the run folder. A remote model
+    (`openai:MODEL`, `anthropic:MODEL`, or any with `settings.api_base`) has answers only: no KL, perplexity or tasks.
 
     Args:
         settings: `arms` is set by whether there is a delta.
@@ -35,7 +40,10 @@ def evaluate(
     Raises:
         DeltaError: not a delta, or one of another base model.
         RunFolderError: the folder holds another run, or another delta.
+        RemoteModelError: the remote model cannot be asked, or a delta is given for it.
     """
+    if is_remote(settings.model, settings.api_base):
+        return evaluate_remote(settings, out, observer=observer or Silent())
     arms = ("vanilla",) if settings.delta is None else ("vanilla", "pke")
     settings = settings.model_copy(update={"arms": arms})
     if settings.delta is not None:
@@ -50,8 +58,7 @@ class _Evaluation(Measuring):
     """The measuring stages of a run; the prompts that an edit would have learnt from are only asked."""
 
     def measured(self) -> RunRecord:
-        harmful = edit_prompts(self._splits, self._settings).harmful
-        self._pairs = contrast_pairs(harmful, builtin_refusals(), [""] * len(harmful))
+        self._pairs = asked_pairs(self._splits, self._settings)
         self.measure_arms(self._settings.arms)
         self._folder.save()
         return self._folder.record

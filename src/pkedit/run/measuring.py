@@ -30,7 +30,9 @@ class Measuring(Stages):
     @cached_property
     def judges(self) -> list[Judge]:
         """The judges of the settings, made once."""
-        return make_judges(self._settings.evaluate.judges, device=self._settings.device)
+        return make_judges(
+            self._settings.evaluate.judges, api_base=self._settings.judge_api_base, device=self._settings.device
+        )
 
     def measure_arms(self, wanted: Sequence[str]) -> None:
         """Asks every arm all prompts and gives it all tasks, as far as that was not done before, and compares them."""

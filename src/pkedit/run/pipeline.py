@@ -6,13 +6,14 @@ from typing import Literal
 
 from pkedit.edit.baselines import dinm_settings, fixed_layer, suffixed
 from pkedit.edit.editor import EditResult, StepLosses, edit
-from pkedit.errors import RunFolderError
+from pkedit.errors import PkeditError, RunFolderError
 from pkedit.locate.causal import causal_check
 from pkedit.locate.dinm import toxic_layer, whole_layer
 from pkedit.locate.locating import Located, locate, pair_dialogues
 from pkedit.locate.region import Region, random_region
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
+from pkedit.models.remote_endpoint import is_remote
 from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
 from pkedit.run.folder import RunFolder
@@ -44,6 +45,8 @@ def run(
     Raises:
         PkeditError: whatever the user can mend; see `pkedit.errors`.
     """
+    if is_remote(settings.model, settings.api_base):
+        raise PkeditError(f"{settings.model} is behind an API; without its weights it can only be measured: evaluate")
     folder = RunFolder.open(out, settings)
     return _Pipeline(folder, settings, observer or Silent(), chat).through(until)
 

@@ -66,6 +66,20 @@ class RecordedJudge(_Record):
     agreement: dict[str, Any] | None
 
 
+class RecordedUsage(_Record):
+    """What a remote model cost in the call that measured it: answers from the cache are not sent again.
+
+    `failed`: requests without an answer. `dollars`: null where the price is not known.
+    """
+
+    sent: int
+    from_cache: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float | None
+
+
 class EditRecord(_Record):
     """What an edit was: its size, its training curve, whether it stopped before the last step, and its strength.
 
@@ -106,6 +120,7 @@ class RunRecord(_Record):
     comparisons: list[RecordedComparison] = []
     verdicts: dict[str, RecordedVerdict] = {}
     judges: list[RecordedJudge] = []
+    usage: RecordedUsage | None = None
 
     def save(self, folder: Path) -> None:
         """Writes `run.json` atomically."""

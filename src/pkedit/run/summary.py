@@ -7,7 +7,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from pkedit.run.record import RecordedMetric, RunRecord
-from pkedit.run.wording import causal_sentence, interval, judge_sentences, measured_metrics, metric_text, verdict
+from pkedit.run.wording import (
+    causal_sentence,
+    interval,
+    judge_sentences,
+    measured_metrics,
+    metric_text,
+    usage_sentence,
+    verdict,
+)
 
 ARM_WIDTH, COLUMN_WIDTH = 12, 15
 FILES = {
@@ -29,6 +37,7 @@ def print_summary(console: Console, record: RunRecord, folder: Path) -> None:
         for sentence in [*verdict(record), *judge_sentences(record)]:
             console.print(sentence, highlight=False)
     _print(console, causal_sentence(record))
+    _print(console, usage_sentence(record))
     _print(console, cost_sentence(record))
     console.print()
     for name, content in FILES.items():

@@ -168,6 +168,18 @@ def _in_words(reason: str) -> str:
     return reason
 
 
+def usage_sentence(record: RunRecord) -> str | None:
+    """What a remote model cost, and what is missing."""
+    if record.usage is None:
+        return None
+    usage = record.usage
+    dollars = "at a price that is not known" if usage.dollars is None else f"${usage.dollars:.2f} at list price"
+    return (
+        f"{usage.sent} requests sent, {usage.from_cache} answers from the cache, {usage.failed} without an answer "
+        f"(unjudged); {usage.prompt_tokens} prompt and {usage.completion_tokens} answer tokens, {dollars}."
+    )
+
+
 def causal_sentence(record: RunRecord) -> str | None:
     """What the causal check found; a region no better than random ones is said to be so."""
     check = record.causal

@@ -1,0 +1,84 @@
+"""Measures a model behind an OpenAI-compatible endpoint on the prompts of a run, with the judges of a run."""
+
+import time
+from pathlib import Path
+
+from pkedit.evaluate.measure import GivenAnswer, Measurement, judged, rates, text_metrics
+from pkedit.judges.base import Judgement, Verdict
+from pkedit.models.remote import AnswerStatus, RemoteAnswer, RemoteModel, RemoteModelError
+from pkedit.models.remote_cache import default_cache_folder
+from pkedit.run.data import asked_pairs, run_suite
+from pkedit.run.folder import RunFolder
+from pkedit.run.measuring import Measuring
+from pkedit.run.record import RecordedUsage, RunRecord
+from pkedit.run.stages import Observer
+from pkedit.settings import RunSettings
+
+
+def evaluate_remote(
+    settings: RunSettings, out: str | Path, *, observer: Observer, model: RemoteModel | None = None
+) -> RunRecord:
+    """Asks the remote model everything, as the arm `vanilla`, and judges the answers.
+
+    What the provider's filter held back counts as refused. Where no answer came, the prompt is unjudged and counted
+    as such. Answers are cached, so that a killed run goes on and a second one costs nothing.
+
+    Args:
+        settings: which model, prompts and judges.
+        out: the run folder, new or to be resumed.
+        observer: told of stages and steps.
+        model: made by the settings if absent.
+
+    Raises:
+        RemoteModelError: the model cannot be asked, or a delta is given.
+        RunFolderError: the folder holds another run.
+    """
+    if settings.delta is not None:
+        raise RemoteModelError(f"{settings.model} is behind an endpoint; a delta needs the weights")
+    settings = settings.model_copy(update={"arms": ("vanilla",)})
+    folder = RunFolder.open(out, settings)
+    model = model or RemoteModel(
+        settings.model,
+        api_base=settings.api_base,
+        cache=default_cache_folder(),
+        concurrency=settings.concurrency,
+        temperature=settings.temperature,
+    )
+    return _RemoteEvaluation(folder, settings, observer, None).measured(model)
+
+
+class _RemoteEvaluation(Measuring):
+    def measured(self, model: RemoteModel) -> RunRecord:
+        suite = run_suite(self._splits, asked_pairs(self._splits, self._settings), self._settings)
+        if not self._folder.finished("measure vanilla"):
+            self._observer.stage("measure vanilla")
+            started = time.perf_counter()
+            texts = [prompt.text for _, prompt in suite.prompts]
+            answers = model.ask(
+                texts, max_new_tokens=self._settings.evaluate.max_new_tokens, progress=self._observer.step
+            )
+            responses = judged(suite, [_given(answer) for answer in answers], self.judges, arm="vanilla")
+            metrics = rates(responses, self.judges) | text_metrics(responses, {})
+            self._write_measurement("vanilla", Measurement(metrics, tuple(responses), None))
+            usage = model.usage
+            self._folder.record.usage = RecordedUsage(
+                sent=usage.sent,
+                from_cache=usage.from_cache,
+                failed=usage.failed,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                dollars=usage.cost,
+            )
+            self.finish("measure vanilla", started)
+        self._combine({"vanilla": self._read_measurement("vanilla")})
+        self._folder.record.model_note = f"{model.endpoint.base_url}, by its API"
+        self._folder.save()
+        return self._folder.record
+
+
+def _given(answer: RemoteAnswer) -> GivenAnswer:
+    if answer.status is AnswerStatus.FILTERED:
+        return GivenAnswer(answer.text, Verdict(Judgement.REFUSED, f"held back by the provider: {answer.reason}"))
+    if answer.status is AnswerStatus.FAILED:
+        return GivenAnswer(answer.text, Verdict(Judgement.UNJUDGED, f"no answer: {answer.reason}"))
+    return GivenAnswer(answer.text)
