@@ -20,7 +20,15 @@ SETTINGS: dict[str, Any] = {
     "sampled_tokens": 4,
     "locate": {"pairs": 4, "demonstrations": 4, "neurons": 3, "tokens": 4, "random_regions": 2, "causal_pairs": 2},
     "edit": {"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "safe_tokens": 4, "harmless_tokens": 4},
-    "evaluate": {"seen": 2, "cross": 2, "unseen": 3, "harmless": 3, "borderline": 3, "max_new_tokens": 4},
+    "evaluate": {
+        "seen": 2,
+        "cross": 2,
+        "unseen": 3,
+        "harmless": 3,
+        "borderline": 3,
+        "max_new_tokens": 4,
+        "capability_limit": 4,
+    },
 }
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -71,7 +79,9 @@ def assert_one_line(result: tuple[int, str, str], *fragments: str) -> None:
         assert fragment in errors
 
 
-@pytest.mark.parametrize("command", ["", "run", "locate", "edit", "evaluate", "export", "report"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "locate", "edit", "evaluate", "export", "report", "table", "judge-agreement"]
+)
 def test_help_answers_without_torch(command: str) -> None:
     code = (
         "import sys; from pkedit.cli import main\n"
@@ -103,6 +113,48 @@ def test_a_run_leaves_every_file_and_says_where(finished: Path, invoke: Invoke, 
     assert "random regions" in output
 
 
+def test_judges_verdicts_and_tasks_are_in_the_record(finished: Path) -> None:
+    record = RunRecord.load(finished)
+    assert [judge.name for judge in record.judges] == ["rules", "embedded"]
+    assert all(judge.agreement is not None for judge in record.judges)
+    assert record.verdicts.keys() == {"random", "pke"}
+    for metrics in record.metrics.values():
+        assert {"asr", "asr:embedded", "capability"} <= metrics.keys()
+        assert metrics["capability"].n == 4
+    assert {row.metric for row in record.comparisons} >= {"asr", "asr:embedded", "capability", "kl"}
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "Agreement %" in page
+    assert "Verdict on pke" in page
+
+
+def test_prompt_sources_and_judges_are_chosen_by_options(
+    tmp_path: Path, invoke: Invoke, model: Path, settings: Path
+) -> None:
+    table = tmp_path / "questions.csv"
+    table.write_text("goal\n" + "".join(f"w{n} w{n + 1}\n" for n in range(40)), encoding="utf-8")
+    options = ("--harmful", table, "--columns", "harmful:text=goal", "--judges", "rules", "--tasks", "none")
+    folder = tmp_path / "run"
+    assert invoke("evaluate", model, "--settings", settings, *options, "--out", folder)[0] == 0
+    record = RunRecord.load(folder)
+    assert [judge.name for judge in record.judges] == ["rules"]
+    assert "capability" not in record.metrics["vanilla"]
+    rows = [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+    assert {row["prompt"].split()[0][0] for row in rows if row["group"] == "bare"} == {"w"}
+
+
+def test_wrong_sources_judges_and_tasks_get_one_line(
+    tmp_path: Path, invoke: Invoke, model: Path, settings: Path
+) -> None:
+    start = ("evaluate", model, "--settings", settings, "--out", tmp_path / "run")
+    assert_one_line(invoke(*start, "--harmful", "advbnch"), "advbnch", "advbench")
+    assert_one_line(invoke(*start, "--columns", "text=goal"), "--columns text=goal", "KIND:FIELD=COLUMN")
+    assert_one_line(invoke(*start, "--columns", "harmful:txt=goal"), "no field 'txt'")
+    assert_one_line(invoke(*start, "--judges", "rule"), "no judge is called 'rule'", "embedded")
+    assert_one_line(invoke(*start, "--tasks", "evryday"), "evryday", "everyday")
+    assert_one_line(invoke("table", tmp_path), "not a run folder")
+    assert_one_line(invoke("judge-agreement", tmp_path / "none.jsonl"), "no such file")
+
+
 def test_the_same_command_again_recomputes_nothing(finished: Path, invoke: Invoke, model: Path, settings: Path) -> None:
     before = RunRecord.load(finished)
     delta = (finished / "delta.safetensors").stat().st_mtime_ns
@@ -118,7 +170,7 @@ def test_stages_one_command_after_another_are_one_run(
     tmp_path: Path, invoke: Invoke, model: Path, settings: Path
 ) -> None:
     folder = tmp_path / "run"
-    for command, stage in (("locate", "causal"), ("edit", "edit pke"), ("run", "measure pke")):
+    for command, stage in (("locate", "causal"), ("edit", "edit pke"), ("run", "capability pke")):
         assert invoke(command, model, "--settings", settings, "--out", folder)[0] == 0
         assert list(RunRecord.load(folder).stages)[-1] == stage
         assert (folder / "report.html").is_file()
@@ -141,7 +193,7 @@ def test_evaluate_measures_the_model_alone(tmp_path: Path, invoke: Invoke, model
     assert invoke("evaluate", model, "--settings", settings, "--out", folder)[0] == 0
     record = RunRecord.load(folder)
     assert list(record.metrics) == ["vanilla"]
-    assert set(record.stages) == {"load", "measure vanilla"}
+    assert set(record.stages) == {"load", "measure vanilla", "capability vanilla"}
 
 
 def test_evaluate_of_a_delta_repeats_the_figures_of_its_run(

@@ -57,6 +57,9 @@ def run_settings(
     judge_api_base: Annotated[
         str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint of remote judges.")
     ] = None,
+    win_rate_judge: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Remote model that compares harmless answers: openai:MODEL.")
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(help="Comma-separated lm-evaluation-harness tasks; everyday by default, none to leave it out."),
@@ -99,6 +102,7 @@ def run_settings(
         ("columns",): None if columns is None else _columns(columns),
         ("evaluate", "judges"): _listed(judges),
         ("evaluate", "capability"): () if tasks == "none" else _listed(tasks),
+        ("evaluate", "win_rate_judge"): win_rate_judge,
         ("judge_api_base",): judge_api_base,
         ("chat_template",): None if chat_template is None else str(chat_template),
         ("device",): device,

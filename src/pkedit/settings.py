@@ -106,6 +106,9 @@ class EvaluateSettings(_Settings):
     capability: tuple[str, ...] = Field(
         ("everyday",), description="tasks of lm-evaluation-harness; `everyday` comes with pkedit and needs no network"
     )
+    win_rate_judge: str | None = Field(
+        None, description="remote model that compares harmless answers with the original's; without one, no win rate"
+    )
     capability_limit: int | None = Field(None, ge=1, description="only the first items of each task")
     max_new_tokens: int = Field(32, ge=4, description="greedy answers are cut here; a refusal shows well before")
     batch_size: int = Field(128, ge=1)

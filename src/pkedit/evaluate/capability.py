@@ -85,6 +85,18 @@ def measure_capability(
         return {name: _run(chat, manager, name, own, limit, batch_size, precision) for name, own in loaded.items()}
 
 
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Finds out whether there are such tasks, without their items.
+
+    Raises:
+        CapabilityError: a task is unknown.
+    """
+    with _quiet(), as_file(files("pkedit.evaluate.tasks")) as folder:
+        manager = _manager(tasks, folder)
+        for name in tasks:
+            _check_known(manager, name)
+
+
 def capability_change(before: Capability, after: Capability, *, seed: int) -> tuple[Metric, float]:
     """The difference after − before on the same items with a paired bootstrap interval, and McNemar's p-value.
 
@@ -115,10 +127,7 @@ def _load(manager: Any, name: str) -> list[Any]:
     """The tasks that a name stands for, with their items."""
     from datasets.exceptions import DatasetsError
 
-    if name not in manager.all_tasks and not Path(name).is_file():
-        near = difflib.get_close_matches(name, manager.all_tasks)
-        advice = f"did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks shows all names"
-        raise CapabilityError(f"there is no task {name!r}; {advice}")
+    _check_known(manager, name)
     try:
         loaded = list(manager.load([name])["tasks"].values())
     except (OSError, DatasetsError) as error:
@@ -134,6 +143,13 @@ def _load(manager: Any, name: str) -> list[Any]:
         if getattr(task, "MULTIMODAL", False):
             raise CapabilityError(f"task {name!r} shows pictures or sound; pkedit measures text only")
     return loaded
+
+
+def _check_known(manager: Any, name: str) -> None:
+    if name not in manager.all_tasks and not Path(name).is_file():
+        near = difflib.get_close_matches(name, manager.all_tasks)
+        advice = f"did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks shows all names"
+        raise CapabilityError(f"there is no task {name!r}; {advice}")
 
 
 def _run(
@@ -154,6 +170,7 @@ def _run(
     nothing: dict[str, Any] = {"get_git_commit_hash": lambda: None, "add_env_info": lambda _: None}
     # The report on the machine takes longer than a small task: it asks git and pip in processes of their own.
     with _replaced(evaluator, **nothing), arithmetic(chat, precision, cast_once=True):
+        model.multiply_as_outside()
         results = evaluator.simple_evaluate(
             model=model,
             tasks=list(tasks),
@@ -196,7 +213,7 @@ def _is_right_or_wrong(value: object) -> bool:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Neither log lines nor progress bars of lm-eval; some of its bars cannot be turned off by an option."""
+    """Neither log lines nor progress bars; some of lm-eval's bars cannot be turned off by an option."""
     from tqdm.std import tqdm
 
     usual = tqdm.__init__
@@ -204,14 +221,15 @@ def _quiet() -> Generator[None]:
     def unseen(self: Any, *args: Any, **options: Any) -> None:
         usual(self, *args, **{**options, "disable": True})
 
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("lm_eval", "huggingface_hub"))}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         with _replaced(tqdm, __init__=unseen):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 @contextmanager

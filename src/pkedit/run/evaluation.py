@@ -58,6 +58,7 @@ class _Evaluation(Measuring):
     """The measuring stages of a run; the prompts that an edit would have learnt from are only asked."""
 
     def measured(self) -> RunRecord:
+        self.check()
         self._pairs = asked_pairs(self._splits, self._settings)
         self.measure_arms(self._settings.arms)
         self._folder.save()

@@ -12,7 +12,7 @@ from pkedit.settings import RunSettings
 
 
 class RunFolder:
-    """`run.json` and the stage files beside it. Opening one made with other settings is refused."""
+    """`run.json` and the stage files beside it. Opening one with stages finished under other settings is refused."""
 
     def __init__(self, path: Path, record: RunRecord) -> None:
         self.path = path
@@ -29,7 +29,10 @@ class RunFolder:
         if (path / "run.json").is_file():
             record = RunRecord.load(path)
             differing = _differences(record.settings, settings)
-            if differing:
+            if differing and not record.stages:
+                # Nothing was finished under the other settings: a mistake in them was probably just mended.
+                record = new_record(settings)
+            elif differing:
                 raise RunFolderError(
                     f"{path} belongs to a run with other settings ({', '.join(differing)}); "
                     "give another --out, or remove the folder"

@@ -4,28 +4,45 @@ import json
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 
 from pkedit.edit.baselines import suffixed
 from pkedit.edit.delta import Delta
-from pkedit.evaluate.capability import Capability, measure_capability
+from pkedit.evaluate.capability import Capability, check_tasks, measure_capability
 from pkedit.evaluate.compare import Comparison, compare_arms
 from pkedit.evaluate.drift import Drift, DriftMeter
 from pkedit.evaluate.measure import Measurement, Response, StoredVerdict, measure, with_capability, with_drift
+from pkedit.evaluate.pairwise import PairwiseJudge
 from pkedit.evaluate.stats import Metric
 from pkedit.evaluate.verdicts import Fall, arm_verdict
+from pkedit.evaluate.win_rate import win_rate
 from pkedit.judges.base import Judge
 from pkedit.judges.choose import make_judges
 from pkedit.judges.shipped import shipped_agreement
+from pkedit.models.remote import AnswerStatus, RemoteModel
+from pkedit.models.remote_cache import default_cache_folder
 from pkedit.prompts import Demonstration, Kind, Prompt
 from pkedit.run.data import run_suite
 from pkedit.run.record import RecordedComparison, RecordedJudge, RecordedMetric, RecordedVerdict, write_atomically
 from pkedit.run.stages import Stages
 
 
+# Enough for a few sentences of thought and the verdict.
+VERDICT_TOKENS = 300
+
+
 class Measuring(Stages):
     """A run that measures."""
+
+    def check(self) -> None:
+        """Finds now what would only be found after minutes of editing: a judge or a task that does not exist.
+
+        Raises:
+            PkeditError: there is no such judge or task, or it cannot be had.
+        """
+        if len(self.judges) > 0 and self._settings.evaluate.capability:
+            check_tasks(self._settings.evaluate.capability)
 
     @cached_property
     def judges(self) -> list[Judge]:
@@ -72,6 +89,11 @@ class Measuring(Stages):
         for arm in arms:
             if "capability" in self._what(arm):
                 measured[arm] = with_capability(measured[arm], self._capability(arm))
+        if self._settings.evaluate.win_rate_judge is not None:
+            for arm in arms[1:]:
+                measured[arm] = replace(
+                    measured[arm], metrics=measured[arm].metrics | self._win_rates(arm, measured[arm], original)
+                )
         self._combine(measured)
 
     def _what(self, arm: str) -> tuple[str, ...]:
@@ -97,6 +119,40 @@ class Measuring(Stages):
             task: Capability(one["task"], one["measure"], Metric(**one["metric"]), one["correct"])
             for task, one in content.items()
         }
+
+    def _win_rates(self, arm: str, measured: Measurement, original: Mapping[str, str]) -> dict[str, Metric]:
+        """How often the judge of win rates prefers the arm's harmless answers to the original's."""
+        path = self._folder.arm_file(arm, "win_rate.json")
+        if not self._folder.finished(f"win rate {arm}"):
+            with self.stage(f"win rate {arm}"):
+                own = [
+                    response
+                    for response in measured.responses
+                    if response.group == Kind.HARMLESS.value and response.prompt_id in original
+                ]
+                found = win_rate(
+                    [response.prompt for response in own],
+                    [response.answer for response in own],
+                    [original[response.prompt_id] for response in own],
+                    PairwiseJudge(self._ask_remotely),
+                    seed=self._settings.seed,
+                )
+                write_atomically(path, json.dumps(asdict(found)))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rates = {"win_rate": content["length_controlled"], "win_rate_raw": content["raw"]}
+        return {name: Metric(**rate) for name, rate in rates.items() if rate is not None}
+
+    def _ask_remotely(self, prompts: list[str]) -> list[str | None]:
+        judge = self._settings.evaluate.win_rate_judge or ""
+        model = RemoteModel(
+            judge,
+            api_base=self._settings.judge_api_base,
+            cache=default_cache_folder(),
+            concurrency=self._settings.concurrency,
+            temperature=self._settings.temperature,
+        )
+        answers = model.ask(prompts, max_new_tokens=VERDICT_TOKENS, progress=self._observer.step)
+        return [answer.text if answer.status is AnswerStatus.ANSWERED else None for answer in answers]
 
     def _combine(self, measured: dict[str, Measurement]) -> None:
         """All answers in one file; in the record metrics, each arm against vanilla and against PKE, and verdicts."""

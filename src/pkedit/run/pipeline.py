@@ -61,6 +61,8 @@ class _Pipeline(Measuring):
 
     def through(self, until: Until) -> RunRecord:
         """All stages up to `until`."""
+        if until == "measure":
+            self.check()
         self._sample()
         wanted = [arm for arm in ARMS if arm in self._settings.arms]
         if until == "locate" or {"pke", "random"} & set(wanted):

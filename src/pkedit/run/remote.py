@@ -51,14 +51,16 @@ class _RemoteEvaluation(Measuring):
     def measured(self, model: RemoteModel) -> RunRecord:
         suite = run_suite(self._splits, asked_pairs(self._splits, self._settings), self._settings)
         if not self._folder.finished("measure vanilla"):
+            # A judge that cannot be had is found before anything is paid for.
+            judges = self.judges
             self._observer.stage("measure vanilla")
             started = time.perf_counter()
             texts = [prompt.text for _, prompt in suite.prompts]
             answers = model.ask(
                 texts, max_new_tokens=self._settings.evaluate.max_new_tokens, progress=self._observer.step
             )
-            responses = judged(suite, [_given(answer) for answer in answers], self.judges, arm="vanilla")
-            metrics = rates(responses, self.judges) | text_metrics(responses, {})
+            responses = judged(suite, [_given(answer) for answer in answers], judges, arm="vanilla")
+            metrics = rates(responses, judges) | text_metrics(responses, {})
             self._write_measurement("vanilla", Measurement(metrics, tuple(responses), None))
             usage = model.usage
             self._folder.record.usage = RecordedUsage(

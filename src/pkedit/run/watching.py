@@ -72,4 +72,8 @@ class Watcher:
 def _sentence(stage: str) -> str:
     """`edit pke` → `editing: pke`, for the stages that each arm has."""
     verb, _, arm = stage.partition(" ")
-    return f"{ {'edit': 'editing', 'measure': 'measuring'}.get(verb, verb) }: {arm}" if arm else stage
+    return (
+        f"{ {'edit': 'editing', 'measure': 'measuring', 'capability': 'giving tasks'}.get(verb, verb) }: {arm}"
+        if arm
+        else stage
+    )

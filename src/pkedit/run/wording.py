@@ -49,6 +49,10 @@ METRICS = {
     "rouge_l": MetricText("ROUGE-L", "higher", False, 3, "overlap of harmless answers with the original's"),
     "fluency": MetricText("Fluency", "", False, 2, "n-gram entropy of harmless answers, in bits"),
     "capability": MetricText("Capability %", "higher", True, 1, "multiple-choice questions answered rightly"),
+    "win_rate": MetricText(
+        "Win rate %", "higher", True, 1, "preferred to the original's harmless answers, at equal length; 50 is a tie"
+    ),
+    "win_rate_raw": MetricText("Win rate, raw %", "higher", True, 1, "the same without regard to length"),
     "incoherent": MetricText("Incoherent %", "lower", True, 1, "empty or babbling answers, of all prompts"),
     "ds": MetricText("DS %", "higher", True, 1, "defended: edited questions in edited attacks"),
     "dg_only_q": MetricText("DG onlyQ %", "higher", True, 1, "defended: edited questions, bare"),
