@@ -146,6 +146,16 @@ def test_a_task_that_lets_the_model_write_counts_exact_answers(llama: ChatModel,
     assert llama.model.generation_config.to_dict() == generation
 
 
+def test_lm_evals_own_passes_keep_the_mixed_precision(
+    llama: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pkedit.evaluate.tasks.harness.reads_branches", lambda *_: False)
+    seen: list[torch.dtype] = []
+    llama.sites[0].write.register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    measure_capability(llama, [save_task(tmp_path)], precision="bfloat16")
+    assert set(seen) == {torch.bfloat16}
+
+
 def test_everyday_runs_without_a_network_and_changes_nothing(
     llama: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
