@@ -5,6 +5,7 @@ import torch
 
 from pkedit.errors import ChatTemplateError, OutOfMemoryError
 from pkedit.models.chat import ChatModel
+from pkedit.models.family import FAMILIES
 from tiny import SAFE, SYSTEM, SYSTEM_TEMPLATE, TEMPLATE, make_chat, make_tokenizer, snapshot, token, words
 
 TEXTS = [words(count, seed=count) for count in (1, 9, 3, 3, 14, 6)]
@@ -171,3 +172,18 @@ def test_counts_describe_the_whole_model(llama: ChatModel) -> None:
 def test_the_tiny_tokenizer_knows_its_words() -> None:
     assert make_tokenizer()(SAFE, add_special_tokens=False)["input_ids"] == [token(SAFE)]
     assert make_chat("llama").tokenizer.unk_token_id == token("<unk>")
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        *((name, {}) for name in sorted(FAMILIES)),
+        ("granite", {"logits_scaling": 4.0}),
+    ],
+)
+def test_the_head_gives_the_logits_of_the_model(family: str, config: dict[str, float]) -> None:
+    chat = make_chat(family, **config)
+    ids = torch.tensor([chat.prompt_ids(TEXTS[1])])
+    with torch.no_grad():
+        states = chat.model.base_model(input_ids=ids).last_hidden_state
+        assert torch.allclose(chat.head(states), chat.model(input_ids=ids).logits, atol=1e-5)

@@ -51,7 +51,8 @@ class ChatModel:
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] in float32 from final hidden states after the last norm [..., hidden]."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
-        return logits.float()
+        # Granite divides its logits; a family that does something else to them belongs here too.
+        return logits.float() / getattr(self.model.config, "logits_scaling", 1.0)
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The last norm, between the decoder layers and `head`."""
