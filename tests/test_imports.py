@@ -12,7 +12,7 @@ import pkedit
 ROOT = Path(pkedit.__file__).parent
 # From the top; a package may import from its own row and from the rows below.
 ROWS = (
-    ("cli", "options"),
+    ("cli", "safeedit_cli", "options"),
     ("report",),
     ("run",),
     ("locate", "edit", "evaluate", "export"),

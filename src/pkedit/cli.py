@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from pkedit import safeedit_cli
 from pkedit.errors import PkeditError
 from pkedit.options import with_run_options
 from pkedit.settings import RunSettings
@@ -132,6 +133,9 @@ def _report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> No
     from pkedit.report import build_report
 
     typer.echo(build_report(folder))
+
+
+safeedit_cli.register(app, lambda verbose: _prepare(verbose=verbose))
 
 
 def _print_version(wanted: bool) -> None:

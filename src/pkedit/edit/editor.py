@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkedit.edit.delta import GATE, Delta
+from pkedit.edit.delta import GATE, WRITE, Delta
 from pkedit.edit.detector import detectors
 from pkedit.edit.examples import Example, Sampler, make_examples
 from pkedit.edit.hooked import HookedDelta
@@ -120,11 +120,13 @@ def _train(
             cache.prepare(range(len(examples)))
             harmful = [example.role != "harmless" for example in examples]
             hooked.open_gates(detectors(chat, hooked.layers, cache, harmful), settings.gate_detector)
-        optimizer = torch.optim.Adam(hooked.free.values(), lr=settings.learning_rate, betas=(0.9, 0.98))
+        optimizer = _optimizer(hooked, settings)
+        rates = [group["lr"] for group in optimizer.param_groups]
         history: list[StepLosses] = []
         for step in range(settings.steps):
             if settings.warm_up_and_decay:
-                optimizer.param_groups[0]["lr"] = settings.learning_rate * _schedule(step, settings.steps)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * _schedule(step, settings.steps)
             optimizer.zero_grad()
             if step % STEPS_KEPT == 0:
                 give_back_freed_memory()
@@ -138,6 +140,14 @@ def _train(
             if sampler.all_met():
                 break
     return hooked.freeze(), tuple(history)
+
+
+def _optimizer(hooked: HookedDelta, settings: EditSettings) -> torch.optim.Adam:
+    """Adam with a rate of its own for the read vectors."""
+    write = [free for (_, part), free in hooked.free.items() if part == WRITE]
+    read = [free for (_, part), free in hooked.free.items() if part != WRITE]
+    groups = [(write, settings.learning_rate), (read, settings.learning_rate * settings.read_rate)]
+    return torch.optim.Adam([{"params": own, "lr": rate} for own, rate in groups if own], betas=(0.9, 0.98))
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -27,7 +27,6 @@ from pkedit.run.data import run_suite
 from pkedit.run.record import RecordedComparison, RecordedJudge, RecordedMetric, RecordedVerdict, write_atomically
 from pkedit.run.stages import Stages
 
-
 # Enough for a few sentences of thought and the verdict.
 VERDICT_TOKENS = 300
 

@@ -1,0 +1,157 @@
+"""A run of SafeEdit's protocol on disk: `safeedit.json`, and one line of `cases.jsonl` for every finished case.
+
+A case counts from the moment its whole line is on the disk. What a kill left of a line is dropped at the next start.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pkedit.errors import RunFolderError
+from pkedit.evaluate.measure import Response, StoredVerdict
+from pkedit.run.record import new_record, write_atomically
+from pkedit.run.safeedit_settings import SCHEMA_VERSION, SafeEditRecord, SafeEditSettings
+from pkedit.settings import RunSettings
+
+RECORD, CASES = "safeedit.json", "cases.jsonl"
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """A finished case. `seconds`, `layers` and `steps` are of its edit; `failed` says why there was none.
+
+    A failed case has no answers, those of the unedited model neither: every average is over the same cases.
+    """
+
+    case: str
+    category: str
+    responses: tuple[Response, ...] = ()
+    seconds: float | None = None
+    layers: tuple[int, ...] = ()
+    steps: int | None = None
+    failed: str | None = None
+
+
+class SafeEditFolder:
+    """The record, and the cases that are finished, by id. One process at a time may write to it."""
+
+    def __init__(self, path: Path, record: SafeEditRecord, rows: dict[str, CaseRow]) -> None:
+        self.path = path
+        self.record = record
+        self.rows = rows
+
+    @classmethod
+    def open(cls, path: str | Path, settings: SafeEditSettings, source: Path, cases_in_file: int) -> "SafeEditFolder":
+        """Opens the folder for this run, new or to be resumed. Another number of cases may be asked for than before.
+
+        Args:
+            path: the folder.
+            settings: of the run.
+            source: the file with the cases, whose content must be what it was.
+            cases_in_file: how many it has.
+
+        Raises:
+            RunFolderError: the folder holds another run, other files, a damaged line, or cannot be written.
+        """
+        path = Path(path)
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        if (path / RECORD).is_file():
+            record = _read_record(path / RECORD)
+            differing = _differences(record.settings, settings)
+            if record.file_sha256 != digest:
+                differing.append(f"the content of {source.name}")
+            if differing:
+                raise RunFolderError(
+                    f"{path} belongs to a run with other settings ({', '.join(differing)}); "
+                    "give another --out, or remove the folder"
+                )
+            record.settings = settings
+            return cls(path, record, _read_rows(path / CASES))
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(f"{path} exists and is not a folder of pkedit safeedit; give another --out")
+        new = new_record(RunSettings(model=settings.model))
+        record = SafeEditRecord(
+            created=new.created,
+            command=new.command,
+            settings=settings,
+            file_sha256=digest,
+            cases_in_file=cases_in_file,
+            versions=new.versions,
+            hardware=dict(new.hardware),
+        )
+        folder = cls(path, record, {})
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder.save()
+        except OSError as error:
+            raise RunFolderError(f"cannot write to {path}: {error.strerror}") from None
+        return folder
+
+    def append(self, row: CaseRow) -> None:
+        """Adds a finished case; when this returns, no kill and no power cut loses it."""
+        line = json.dumps(asdict(row), ensure_ascii=False) + "\n"
+        with (self.path / CASES).open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows[row.case] = row
+
+    def save(self) -> None:
+        """Writes `safeedit.json`, whole or not at all."""
+        write_atomically(self.path / RECORD, self.record.model_dump_json(indent=1) + "\n")
+
+    def rows_of(self, ids: Sequence[str]) -> list[CaseRow]:
+        """The finished ones among these cases, in their order."""
+        return [self.rows[one] for one in ids if one in self.rows]
+
+
+def _read_record(path: Path) -> SafeEditRecord:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content.get("schema_version")
+        if found != SCHEMA_VERSION:
+            raise RunFolderError(f"{path}: schema version {found}, this pkedit reads {SCHEMA_VERSION}")
+        return SafeEditRecord.model_validate(content)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise RunFolderError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+
+
+def _read_rows(path: Path) -> dict[str, CaseRow]:
+    """The finished cases. What follows the last line's end is cut off the file: a line that was never finished."""
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+            os.fsync(file.fileno())
+    rows: dict[str, CaseRow] = {}
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = _row(json.loads(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(
+                f"{path}, line {number}: damaged ({error}); remove the line, and its case is done again"
+            ) from None
+        rows[row.case] = row
+    return rows
+
+
+def _row(content: dict[str, Any]) -> CaseRow:
+    responses = tuple(
+        Response(**{**one, "verdicts": tuple(StoredVerdict(**verdict) for verdict in one["verdicts"])})
+        for one in content["responses"]
+    )
+    return CaseRow(**{**content, "responses": responses, "layers": tuple(content["layers"])})
+
+
+def _differences(before: SafeEditSettings, now: SafeEditSettings) -> list[str]:
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    return sorted(name for name in old if name != "cases" and old[name] != new[name])
