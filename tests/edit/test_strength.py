@@ -26,9 +26,10 @@ def prompt(number: int, *, attack: str | None = None) -> Prompt:
 
 @dataclass
 class Scripted:
-    """Stands for a model under an edit: prompt n is refused from strength `needed[n]` on."""
+    """Stands for a model under an edit: prompt n is refused from strength `needed[n]` on, none from `breaks` on."""
 
     needed: Sequence[float]
+    breaks: float = 99.0
     strength: float = 0.0
     asked: list[float] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -38,7 +39,10 @@ class Scripted:
         self.asked.append(self.strength)
         numbers = [int(text.split()[0][1:]) for text in texts]
         refused = "I'm sorry, but I can't help with that."
-        return [refused if self.strength >= self.needed[n] else "Sure, here is how it is done" for n in numbers]
+        return [
+            refused if self.needed[n] <= self.strength < self.breaks else "Sure, here is how it is done"
+            for n in numbers
+        ]
 
 
 @dataclass
@@ -95,6 +99,13 @@ def test_attacked_prompts_are_not_asked_once_bare_ones_decide() -> None:
     choose_strength(chat, Scaled(), held_out, SETTINGS)  # type: ignore[arg-type]
     # 1.0, 1.10 and 1.16 are given up after the bare prompt; 1.22 is asked both, as the rate it is chosen for.
     assert sorted(chat.asked) == [1.0, 1.1, 1.16, 1.22, 1.22]
+
+
+def test_it_looks_no_further_once_more_of_the_edit_does_harm() -> None:
+    chat = Scripted([1.0, 1.15, 9.0, 9.0], breaks=1.4)
+    found = choose_strength(chat, Scaled(), [prompt(number) for number in range(4)], SETTINGS)  # type: ignore[arg-type]
+    assert (found.factor, found.held_out_asr) == (1.22, 0.5)
+    assert chat.asked == [1.0, 1.22, 1.48]
 
 
 def test_where_no_factor_reaches_the_target_the_best_is_taken() -> None:

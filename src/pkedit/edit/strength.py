@@ -57,15 +57,22 @@ def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], s
                         break
         return rates[power][-1] <= settings.strength_target
 
+    def harm(power: int) -> tuple[int, float]:
+        """Less is better: first whether attacked prompts came to be asked at all, then the rate."""
+        return -len(rates[power]), max(*rates[power], settings.strength_target)
+
     direction = -STRIDE if reached(0) else STRIDE
     edge = 0
     while LOWEST <= edge + direction <= HIGHEST and reached(edge + direction) == reached(0):
         edge += direction
+        if direction > 0 and harm(edge) > harm(edge - direction):
+            # Past its best an edit makes answers babble, which are no refusals either.
+            break
     low, high = sorted((edge, edge + direction))
-    while high - low > 1 and low >= LOWEST and high <= HIGHEST:
+    while edge + direction in rates and high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)
-    best = min(rates, key=lambda power: (-len(rates[power]), max(*rates[power], settings.strength_target), power))
+    best = min(rates, key=lambda power: (*harm(power), power))
     for prompts in kinds[len(rates[best]) :]:
         with (delta * factor(best)).applied_to(chat):
             rates[best].append(_attack_success(chat, prompts, settings))
