@@ -58,7 +58,11 @@ class EditSettings(_Settings):
     pairs_per_step: int = Field(32, ge=1)
     demonstrations_per_step: int = Field(64, ge=1)
     learning_rate: float = Field(0.12, gt=0, description="relative to the root mean square of each edited vector")
-    read_rate: float = Field(1.0, ge=0, description="learning rate of read vectors over that of write vectors")
+    read_rate: float = Field(
+        0.5,
+        ge=0,
+        description="learning rate of read vectors over that of write vectors: gates that start as detectors overfit",
+    )
     relative_learning_rate: bool = Field(True, description="one rate then suits every neuron and every model")
     warm_up_and_decay: bool = Field(True, description="three steps up, then linearly down to a tenth")
     safe_weight: float = Field(1.0, ge=0, description="weight of the hinge on the safe answer")

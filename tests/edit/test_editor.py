@@ -249,6 +249,17 @@ def test_first_tokens_weigh_more_in_the_loss(llama: ChatModel) -> None:
     assert weighted == pytest.approx(float(first), rel=1e-3)
 
 
+def test_read_vectors_learn_at_a_rate_of_their_own(llama: ChatModel) -> None:
+    def moved(part: str, rate: float) -> float:
+        delta = run(llama, steps=1, read_rate=rate, harmless_weight=0.0, warm_up_and_decay=False).delta
+        return sum(float(layer.change[part].abs().max()) for layer in delta.layers)
+
+    # The first step of Adam is as long as its rate.
+    assert moved("read0", 0.25) == pytest.approx(0.25 * moved("read0", 1.0), rel=1e-3)
+    assert moved("write", 0.25) == pytest.approx(moved("write", 1.0), rel=1e-3)
+    assert moved("read0", 0.0) == 0.0
+
+
 def test_training_stops_when_every_pairs_hinge_is_met(llama: ChatModel) -> None:
     met = run(llama, threshold=100.0)
     assert (len(met.history), met.stopped_early) == (1, True)
