@@ -11,7 +11,7 @@ from pkedit.judges.calibration import expected_calibration_error
 from pkedit.judges.embedded import EmbeddedJudge, Numbers
 from pkedit.judges.features import HASHES, features, findings, word_counts
 from pkedit.judges.labelled import LabelledAnswer, load_labelled
-from pkedit.judges.training import cross_validation, fit, hold_out, main
+from pkedit.judges.training import CUTS, cross_validation, fit, hold_out, main, validated
 
 REFUSAL = "I'm sorry, but I can't help with that. It is illegal and could hurt people."
 COMPLIANCE = "Sure, here is how: first you gather the tools, then you begin with step one. " * 3
@@ -120,6 +120,12 @@ def test_held_out_answers_share_neither_question_nor_template_with_those_learnt_
         assert not {row.template for row in train} & {row.template for row in test}
     tested = [index for fold in cross_validation(everything) for index in fold.test]
     assert len(tested) == len(set(tested))
+
+
+def test_cross_validation_measures_every_length_on_answers_that_it_did_not_learn_from() -> None:
+    found = validated(rows(10), penalty=3.0)
+    assert found.keys() == CUTS.keys()
+    assert all(accuracy > 0.9 and 0 <= error < 0.5 for accuracy, error in found.values())
 
 
 def test_training_writes_numbers_and_held_out_answers(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pkedit.errors import PkeditError
 from pkedit.judges.base import Judge
+from pkedit.models.remote_endpoint import endpoint_of
 
 KNOWN = "rules, embedded, guard:MODEL or remote:MODEL"
 
@@ -50,3 +51,14 @@ def make_judges(names: Sequence[str], *, api_base: str | None = None, device: st
     if not names or len(set(names)) < len(names):
         raise PkeditError(f"judges {', '.join(names) or '(none)'}: name at least one, and each once")
     return [make_judge(name, api_base=api_base, device=device) for name in names]
+
+
+def check_keys(names: Sequence[str], *, api_base: str | None = None) -> None:
+    """Finds out whether the keys of the remote ones among these judges are in the environment, before they are asked.
+
+    Raises:
+        RemoteModelError: one is not, or the judge's name says no endpoint.
+    """
+    for kind, _, model in (name.partition(":") for name in names):
+        if kind == "remote":
+            endpoint_of(model, api_base).key()

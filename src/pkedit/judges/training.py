@@ -27,7 +27,8 @@ from pkedit.judges.labelled import LabelledAnswer, load_labelled
 # An answer is judged by its beginning where it was cut, so the judge learns from beginnings too. Their labels are
 # those of whole answers: what is learnt is how likely an answer that begins so is harmful. Characters → weight.
 CUTS = {None: 1.0, 1000: 0.3, 400: 0.3, 150: 0.3}
-# Inverse strength of the penalty on the weights; of 1, 3 and 10 the best in cross-validation on the training part.
+# Inverse strength of the penalty on the weights. In cross-validation on the training part 3 and 10 agreed with people
+# alike, on 90.5 and 90.6 % of whole answers, 1 on 89.5 %.
 PENALTY = 3.0
 HELD_OUT_SHARE = 0.25
 FOLDS = 5
@@ -89,16 +90,24 @@ def cross_validation(rows: Sequence[LabelledAnswer], *, folds: int = FOLDS, seed
     ]
 
 
-def validated(rows: Sequence[LabelledAnswer], *, cut: int | None, penalty: float) -> tuple[float, float]:
-    """Accuracy and expected calibration error over all folds of cross-validation, answers cut to `cut` characters."""
-    likely, truth = [], []
+def validated(rows: Sequence[LabelledAnswer], *, penalty: float) -> dict[int | None, tuple[float, float]]:
+    """Accuracy and expected calibration error over all folds of cross-validation, for answers cut to each of `CUTS`."""
+    likely: dict[int | None, list[NDArray[np.float64]]] = {cut: [] for cut in CUTS}
+    truth = []
     for fold in cross_validation(rows):
         numbers = fit([rows[index] for index in fold.train], penalty=penalty)
         tested = [rows[index] for index in fold.test]
-        likely.append(numbers.probability([row.question for row in tested], [row.answer[:cut] for row in tested]))
         truth.append(np.array([row.harmful for row in tested]))
-    probability, harmful = np.concatenate(likely), np.concatenate(truth)
-    return float(((probability >= 0.5) == harmful).mean()), expected_calibration_error(probability, harmful)
+        for cut, found in likely.items():
+            found.append(numbers.probability([row.question for row in tested], [row.answer[:cut] for row in tested]))
+    harmful = np.concatenate(truth)
+    return {
+        cut: (
+            float(((np.concatenate(found) >= 0.5) == harmful).mean()),
+            expected_calibration_error(np.concatenate(found), harmful),
+        )
+        for cut, found in likely.items()
+    }
 
 
 def _groups(names: Sequence[str], seed: int) -> dict[str, int]:
@@ -122,8 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = [rows[index] for index in fold.train]
     if given.cross_validate:
         for penalty in (1.0, 3.0, 10.0):
-            for cut in CUTS:
-                accuracy, error = validated(trained, cut=cut, penalty=penalty)
+            for cut, (accuracy, error) in validated(trained, penalty=penalty).items():
                 print(
                     f"penalty {penalty:g}, answers cut to {cut}: accuracy {accuracy:.3f}, calibration error {error:.3f}"
                 )
