@@ -149,6 +149,7 @@ def test_wrong_sources_judges_and_tasks_get_one_line(
     assert_one_line(invoke(*start, "--harmful", "advbnch"), "advbnch", "advbench")
     assert_one_line(invoke(*start, "--columns", "text=goal"), "--columns text=goal", "KIND:FIELD=COLUMN")
     assert_one_line(invoke(*start, "--columns", "harmful:txt=goal"), "no field 'txt'")
+    assert_one_line(invoke(*start, "--columns", "harmless:text=goal"), "no file of harmless", "--harmless")
     assert_one_line(invoke(*start, "--judges", "rule"), "no judge is called 'rule'", "embedded")
     assert_one_line(invoke(*start, "--tasks", "evryday"), "evryday", "everyday")
     assert_one_line(invoke("table", tmp_path), "not a run folder")

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from fake_openai import FakeOpenAI
-from pkedit.errors import PkeditError
+from pkedit.errors import PkeditError, RunFolderError
+from pkedit.judges.rules import RuleJudge
+from pkedit.models.remote_endpoint import RemoteModelError
+from pkedit.run.evaluation import evaluate
 from pkedit.run.pipeline import run
 from pkedit.run.record import RunRecord
 from pkedit.settings import RunSettings
@@ -65,3 +68,56 @@ def test_win_rates_of_each_arm_come_from_the_judge_that_was_named(
     assert "win_rate" not in record.metrics["vanilla"]
     assert again.metrics == record.metrics
     assert RunRecord.load(tmp_path / "run").stages.keys() >= {"win rate pke"}
+
+
+@pytest.mark.parametrize("options", [{"judges": ["remote:openai:some-judge"]}, {"win_rate_judge": "openai:some-judge"}])
+def test_a_missing_key_is_found_before_any_work(
+    options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    seen = Stages()
+    settings = RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, "capability": [], **options}})
+    with pytest.raises(RemoteModelError, match="OPENAI_API_KEY"):
+        run(settings, tmp_path / "run", observer=seen, chat=make_chat(max_position_embeddings=2048))
+    assert seen.begun == []
+
+
+def finished_folder(tmp_path: Path) -> RunSettings:
+    settings = RunSettings.model_validate({"evaluate": {**SIZES, "capability": [], "judges": ["rules"]}})
+    evaluate(settings, tmp_path / "run", chat=make_chat(max_position_embeddings=2048))
+    return settings
+
+
+def unfinish(folder: Path) -> None:
+    """As a kill leaves it between the answers of the arms and their comparison."""
+    record = RunRecord.load(folder)
+    record.metrics = {}
+    record.save(folder)
+
+
+def test_arms_judged_by_another_version_of_a_judge_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = finished_folder(tmp_path)
+    unfinish(tmp_path / "run")
+    monkeypatch.setattr(RuleJudge, "version", "2")
+    with pytest.raises(RunFolderError, match="judged by rules 1"):
+        evaluate(settings, tmp_path / "run", chat=make_chat(max_position_embeddings=2048))
+
+
+def test_a_damaged_measurement_is_told_in_one_line(tmp_path: Path) -> None:
+    settings = finished_folder(tmp_path)
+    unfinish(tmp_path / "run")
+    (tmp_path / "run" / "arms" / "vanilla" / "measured.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="damaged"):
+        evaluate(settings, tmp_path / "run", chat=make_chat(max_position_embeddings=2048))
+
+
+def test_a_finished_run_does_nothing_when_it_is_called_again_even_without_the_vanilla_arm(tmp_path: Path) -> None:
+    sizes = {**SIZES, "capability": [], "judges": ["rules"]}
+    settings = RunSettings.model_validate({**SETTINGS, "arms": ["suffix"], "evaluate": sizes})
+    first = run(settings, tmp_path / "run", chat=make_chat(max_position_embeddings=2048))
+    assert set(first.metrics) == {"vanilla", "suffix"}
+    written = (tmp_path / "run" / "responses.jsonl").stat().st_mtime_ns
+    assert run(settings, tmp_path / "run", chat=make_chat(max_position_embeddings=2048)).metrics == first.metrics
+    assert (tmp_path / "run" / "responses.jsonl").stat().st_mtime_ns == written

@@ -10,12 +10,14 @@ from fake_openai import FakeOpenAI, Fault
 from pkedit.errors import PkeditError, RunFolderError
 from pkedit.evaluate.suite import Suite
 from pkedit.models.remote import RemoteModel, RemoteModelError
+from pkedit.report import build_report
 from pkedit.run.data import asked_pairs, read_splits, run_suite
 from pkedit.run.evaluation import evaluate
 from pkedit.run.pipeline import run
 from pkedit.run.remote import evaluate_remote
 from pkedit.run.side_by_side import side_by_side
 from pkedit.run.stages import Silent
+from pkedit.run.wording import judge_sentences
 from pkedit.settings import EvaluateSettings, RunSettings
 
 KEY = "sk-planted-0123456789abcdef"
@@ -79,8 +81,45 @@ def test_what_the_filter_holds_back_is_refused_and_what_never_comes_is_unjudged(
     assert said[second] == "unjudged"
     assert said[third] not in ("unjudged", "refused")
     assert record.metrics["vanilla"]["asr_bare"].n == 2
+    assert record.unjudged == {"vanilla": {"rules": 1}}
+    assert "Unjudged by rules, and left out of its rates: 1 of vanilla." in judge_sentences(record)
+    assert "Unjudged by rules" in build_report(tmp_path / "run").read_text(encoding="utf-8")
     assert record.usage is not None
     assert record.usage.failed == 1
+
+
+def test_an_answer_that_never_came_makes_the_others_no_less_fluent(tmp_path: Path) -> None:
+    with FakeOpenAI(answer=lambda _: "This is an ordinary answer of several words.") as server:
+        settings = settings_for(server)
+        first = suite_of(settings).groups["harmless"][0].text
+        usual = evaluate(settings, tmp_path / "usual").metrics["vanilla"]["fluency"]
+        server.faults.update({first: [Fault.ERROR] * 3})
+        model = RemoteModel("some-model", api_base=server.url, max_retries=0, concurrency=1)
+        cut = evaluate_remote(settings, tmp_path / "cut", observer=Silent(), model=model).metrics["vanilla"]["fluency"]
+    assert (usual.n, cut.n) == (2, 1)
+    assert cut.value == pytest.approx(usual.value)
+
+
+@pytest.mark.parametrize("field", ["api_base", "judge_api_base"])
+def test_an_address_that_holds_a_key_is_refused_before_anything_is_written(field: str, tmp_path: Path) -> None:
+    settings = RunSettings(model="some-model", evaluate=SIZES).model_copy(
+        update={"api_base": "http://127.0.0.1:9/v1", field: f"http://me:{KEY}@127.0.0.1:9/v1"}
+    )
+    with pytest.raises(RemoteModelError, match="must not hold a user name") as error:
+        evaluate(settings, tmp_path / "run")
+    assert KEY not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_remote_judge_without_its_key_is_found_before_the_model_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    with FakeOpenAI() as server:
+        judges = SIZES.model_copy(update={"judges": ("remote:anthropic:some-judge",)})
+        with pytest.raises(RemoteModelError, match="ANTHROPIC_API_KEY"):
+            evaluate(settings_for(server, evaluate=judges), tmp_path / "run")
+        assert server.seen == []
 
 
 def test_the_key_is_in_no_file(tmp_path: Path) -> None:
@@ -109,10 +148,14 @@ def test_runs_on_the_same_prompts_stand_side_by_side_and_others_do_not(tmp_path:
         evaluate(settings_for(server, evaluate=fewer), tmp_path / "fewer")
         other = SIZES.model_copy(update={"judges": ("rules", "embedded")})
         evaluate(settings_for(server, evaluate=other), tmp_path / "other")
+        longer = SIZES.model_copy(update={"max_new_tokens": 9})
+        evaluate(settings_for(server, evaluate=longer), tmp_path / "longer")
     merged = side_by_side([tmp_path / "one", tmp_path / "two"], console)
     assert list(merged.metrics) == ["vanilla", "two"]
     assert "two" in console.export_text()
     with pytest.raises(RunFolderError, match="other prompts"):
         side_by_side([tmp_path / "one", tmp_path / "fewer"], console)
+    with pytest.raises(RunFolderError, match="other lengths"):
+        side_by_side([tmp_path / "one", tmp_path / "longer"], console)
     with pytest.raises(RunFolderError, match="judged by others"):
         side_by_side([tmp_path / "one", tmp_path / "other"], console)

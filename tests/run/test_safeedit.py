@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from pkedit.errors import NonFiniteLossError, PromptFileError, RunFolderError
+from pkedit.errors import NonFiniteLossError, PkeditError, PromptFileError, RunFolderError
 from pkedit.evaluate.measure import Response, StoredVerdict
 from pkedit.evaluate.stats import proportion
 from pkedit.evaluate.text import ngram_entropy
@@ -248,6 +248,26 @@ def test_a_folder_of_other_settings_is_refused(
     with pytest.raises(RunFolderError, match=fragment):
         run_safeedit(SafeEditSettings.model_validate(content), tmp_path / "run", chat=chat, judges=[Reads()])
     assert (tmp_path / "run" / "safeedit.json").read_bytes() == before
+
+
+def test_a_mistake_is_found_before_any_case_and_can_be_mended(
+    tmp_path: Path, chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    out = tmp_path / "run"
+    for judge, message in (("rule", "no judge is called"), ("remote:openai:some-judge", "OPENAI_API_KEY")):
+        with pytest.raises(PkeditError, match=message):
+            run_safeedit(settings_for("dinm", judges=[judge]), out, chat=chat)
+    assert not (out / "cases.jsonl").exists()
+    mended = run_safeedit(settings_for("dinm", judges=["rules"], cases=1), out, chat=chat)
+    assert (mended.finished, mended.settings.judges) == (1, ("rules",))
+
+
+def test_an_address_that_holds_a_key_is_refused_before_anything_is_written(tmp_path: Path, chat: ChatModel) -> None:
+    settings = settings_for("dinm", judge_api_base="http://me:secret@127.0.0.1:9/v1")
+    with pytest.raises(PkeditError, match="must not hold"):
+        run_safeedit(settings, tmp_path / "run", chat=chat)
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_file_under_the_same_name_is_refused(tmp_path: Path, chat: ChatModel) -> None:

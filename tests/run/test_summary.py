@@ -2,12 +2,13 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from pkedit.run.record import RecordedJudge, RecordedMetric, RecordedVerdict, RunRecord, StageRecord
-from pkedit.run.summary import cost_sentence, metric_tables
+from pkedit.run.summary import cost_sentence, metric_tables, print_summary
 from pkedit.run.watching import Watcher
 from pkedit.run.wording import judge_sentences, measured_metrics, metric_text, verdict
 from pkedit.settings import RunSettings
@@ -91,3 +92,26 @@ def test_verdicts_judges_and_tasks_are_told_in_words() -> None:
     labels = [metric_text(name).label for name in measured_metrics(record)]
     assert labels[:3] == ["ASR %", "ASR by embedded %", "ASR bare %"]
     assert labels[-3:] == ["Capability %", "Capability arc_easy %", "DS %"]
+
+
+def test_the_cost_names_the_task_that_was_done() -> None:
+    record = make_record()
+    for metrics in record.metrics.values():
+        metrics["capability"] = RecordedMetric(value=0.5, n=10, low=0.25, high=0.75)
+    assert "everyday questions answered rightly" in " ".join(verdict(record))
+    sizes = record.settings.evaluate.model_copy(update={"capability": ("arc_easy",)})
+    record.settings = record.settings.model_copy(update={"evaluate": sizes})
+    assert "items of arc_easy answered rightly" in " ".join(verdict(record))
+
+
+def test_every_arm_has_its_verdict_line(tmp_path: Path) -> None:
+    record = make_record()
+    record.metrics["random"] = record.metrics["pke"]
+    record.verdicts = {
+        "random": RecordedVerdict(outcome="not shown", reasons=["asr has not been shown to fall"]),
+        "pke": RecordedVerdict(outcome="safer", reasons=["attack success fell"]),
+    }
+    output = io.StringIO()
+    print_summary(Console(file=output, width=200), record, tmp_path)
+    assert output.getvalue().count("Verdict on pke: safer") == 1
+    assert output.getvalue().count("Verdict on random: not shown") == 1

@@ -13,6 +13,7 @@ from pkedit.evaluate.stats import Metric, mean_with_interval, proportion
 from pkedit.evaluate.suite import Suite
 from pkedit.evaluate.text import ngram_entropy, rouge_l
 from pkedit.judges.base import Judge, Judgement, Verdict
+from pkedit.judges.rules import RuleJudge
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.prompts.types import Kind, Prompt
 
@@ -174,8 +175,8 @@ def outcomes(responses: Sequence[Response], metric: str) -> dict[str, bool]:
 
 
 def rates(responses: Sequence[Response], judges: Sequence[Judge]) -> dict[str, Metric]:
-    """ASR and both refusal rates by every judge that can tell, SafeEdit's five defence rates and the share of babble by
-    the first; with Wilson intervals. Absent groups stay absent; so does what nobody judged."""
+    """ASR and both refusal rates by every judge that can tell, SafeEdit's five defence rates by the first, and the
+    share of babble; with Wilson intervals. Absent groups stay absent; so does what nobody judged."""
     metrics = {}
     for place, judge in enumerate(judges):
         asked = (
@@ -188,11 +189,36 @@ def rates(responses: Sequence[Response], judges: Sequence[Judge]) -> dict[str, M
             events = outcomes(responses, name)
             if events:
                 metrics[name] = proportion(sum(events.values()), len(events))
-    judged = [response.judgement() for response in responses]
-    judged = [judgement for judgement in judged if judgement is not Judgement.UNJUDGED]
-    if judged:
-        metrics["incoherent"] = proportion(judged.count(Judgement.INCOHERENT), len(judged))
+    babbling = _babbling(responses)
+    if babbling:
+        metrics["incoherent"] = proportion(sum(babbling), len(babbling))
     return metrics
+
+
+def unjudged(responses: Sequence[Response], judges: Sequence[Judge]) -> dict[str, int]:
+    """How many answers each judge gave no verdict on, of those that it judges at all; judges without any are absent."""
+    counts = {}
+    for judge in judges:
+        asked = [one for one in responses if judge.tells_refusals or one.group not in REFUSAL_GROUPS.values()]
+        count = sum(one.judgement(judge.name) is Judgement.UNJUDGED for one in asked)
+        if count:
+            counts[judge.name] = count
+    return counts
+
+
+def _babbling(responses: Sequence[Response]) -> list[bool]:
+    """Of each answer that came, whether the first judge or the rules call it incoherent: guards and remote judges know
+    no babble, and some judges read no harmless answers."""
+    came = [one for one in responses if one.answer or one.judgement() is not Judgement.UNJUDGED]
+    return [one.judgement() is Judgement.INCOHERENT or _is_babble(one) for one in came]
+
+
+def _is_babble(response: Response) -> bool:
+    if not response.answer:
+        return False
+    harmful = response.group not in REFUSAL_GROUPS.values()
+    (verdict,) = RuleJudge().judge([response.prompt], [response.answer], harmful_request=harmful)
+    return verdict.judgement is Judgement.INCOHERENT
 
 
 def drift_metrics(drift: Drift) -> dict[str, Metric]:

@@ -77,6 +77,16 @@ def is_remote(spec: str, api_base: str | None = None) -> bool:
     return api_base is not None or spec.partition(":")[0] in PROVIDERS
 
 
+def check_address(url: str | None) -> None:
+    """Finds out now whether an endpoint's URL may be written down.
+
+    Raises:
+        RemoteModelError: it is no URL, or carries credentials.
+    """
+    if url is not None:
+        _checked(url)
+
+
 def endpoint_of(spec: str, api_base: str | None = None) -> Endpoint:
     """The endpoint that a spec means.
 

@@ -20,6 +20,7 @@ from pkedit.run.wording import (
     metric_text,
     outcome_sentence,
     settled,
+    unjudged_sentences,
     verdict,
 )
 
@@ -50,6 +51,7 @@ def build_report(folder: str | Path) -> Path:
         settled=settled,
         verdict=verdict(record),
         outcomes=[outcome_sentence(record, arm) for arm in ARM_NAMES if arm in record.verdicts],
+        unjudged=unjudged_sentences(record),
         trade_off=trade_off_chart(record),
         causal=causal_sentence(record),
         region=_region(folder),

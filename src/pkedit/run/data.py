@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pkedit.edit.refusals import natural_refusals
+from pkedit.errors import PromptFileError
 from pkedit.evaluate.suite import Suite, make_suite
 from pkedit.judges.base import Judgement
 from pkedit.judges.rules import RuleJudge
@@ -49,11 +50,16 @@ def read_splits(settings: RunSettings) -> Splits:
     """The splits of the built-in sets, or of the files and presets in the settings.
 
     Raises:
-        PromptFileError: a file is missing, empty or malformed.
+        PromptFileError: a file is missing, empty or malformed, or columns are given without one.
         TooFewPairsError: too few prompts for three splits.
     """
 
     columns = {name: Columns.parse(text) for name, text in settings.columns.items()}
+    for name in columns:
+        if getattr(settings, name) is None:
+            raise PromptFileError(
+                f"--columns {name}: there is no file of {name} whose columns these could be; give --{name}"
+            )
 
     def prompts(source: str | None, kind: Kind) -> list[Prompt]:
         own = columns.get(kind.value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pkedit.errors import RunFolderError
+from pkedit.models.remote_endpoint import check_address
 from pkedit.run.record import RunRecord, new_record, write_atomically
 from pkedit.settings import RunSettings
 
@@ -24,8 +25,12 @@ class RunFolder:
 
         Raises:
             RunFolderError: the folder holds another run, other files, or cannot be written.
+            RemoteModelError: the address of an endpoint is no URL, or carries credentials.
         """
         path = Path(path)
+        # The settings are written down at once, an address in them too.
+        check_address(settings.api_base)
+        check_address(settings.judge_api_base)
         if (path / "run.json").is_file():
             record = RunRecord.load(path)
             differing = _differences(record.settings, settings)

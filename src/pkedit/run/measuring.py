@@ -9,19 +9,29 @@ from functools import cached_property
 
 from pkedit.edit.baselines import suffixed
 from pkedit.edit.delta import Delta
+from pkedit.errors import RunFolderError
 from pkedit.evaluate.capability import Capability, check_tasks, measure_capability
 from pkedit.evaluate.compare import Comparison, compare_arms
 from pkedit.evaluate.drift import Drift, DriftMeter
-from pkedit.evaluate.measure import Measurement, Response, StoredVerdict, measure, with_capability, with_drift
+from pkedit.evaluate.measure import (
+    Measurement,
+    Response,
+    StoredVerdict,
+    measure,
+    unjudged,
+    with_capability,
+    with_drift,
+)
 from pkedit.evaluate.pairwise import PairwiseJudge
 from pkedit.evaluate.stats import Metric
 from pkedit.evaluate.verdicts import Fall, arm_verdict
 from pkedit.evaluate.win_rate import win_rate
 from pkedit.judges.base import Judge
-from pkedit.judges.choose import make_judges
+from pkedit.judges.choose import check_keys, make_judges
 from pkedit.judges.shipped import shipped_agreement
 from pkedit.models.remote import AnswerStatus, RemoteModel
 from pkedit.models.remote_cache import default_cache_folder
+from pkedit.models.remote_endpoint import endpoint_of
 from pkedit.prompts import Demonstration, Kind, Prompt
 from pkedit.run.data import run_suite
 from pkedit.run.record import RecordedComparison, RecordedJudge, RecordedMetric, RecordedVerdict, write_atomically
@@ -35,13 +45,28 @@ class Measuring(Stages):
     """A run that measures."""
 
     def check(self) -> None:
-        """Finds now what would only be found after minutes of editing: a judge or a task that does not exist.
+        """Finds now what would only be found after minutes of editing: a judge or a task that does not exist, or the
+        key of a judge that is not there.
 
         Raises:
             PkeditError: there is no such judge or task, or it cannot be had.
         """
         if len(self.judges) > 0 and self._settings.evaluate.capability:
             check_tasks(self._settings.evaluate.capability)
+        self._check_keys()
+
+    def _check_keys(self) -> None:
+        """Looks for the keys of remote judges, while there is anything left that they could be asked.
+
+        Raises:
+            RemoteModelError: one is not in the environment, or a judge's name says no endpoint.
+        """
+        arms, options = self._settings.arms, self._settings.evaluate
+        if not all(self._folder.finished(f"measure {arm}") for arm in arms):
+            check_keys(options.judges, api_base=self._settings.judge_api_base)
+        edited = [arm for arm in arms if arm != "vanilla"]
+        if options.win_rate_judge is not None and not all(self._folder.finished(f"win rate {arm}") for arm in edited):
+            endpoint_of(options.win_rate_judge, self._settings.judge_api_base).key()
 
     @cached_property
     def judges(self) -> list[Judge]:
@@ -52,13 +77,13 @@ class Measuring(Stages):
 
     def measure_arms(self, wanted: Sequence[str]) -> None:
         """Asks every arm all prompts and gives it all tasks, as far as that was not done before, and compares them."""
-        stages = [f"{what} {arm}" for arm in wanted for what in self._what(arm)]
-        if all(self._folder.finished(stage) for stage in stages) and self._folder.record.metrics.keys() == set(wanted):
+        # Vanilla comes first: its harmless answers are what the others are compared with.
+        arms = ["vanilla", *(arm for arm in wanted if arm != "vanilla")]
+        stages = [f"{what} {arm}" for arm in arms for what in self._what(arm)]
+        if all(self._folder.finished(stage) for stage in stages) and self._folder.record.metrics.keys() == set(arms):
             return
         suite = run_suite(self._splits, self._pairs, self._settings)
         measured: dict[str, Measurement] = {}
-        # Vanilla comes first: its harmless answers are what the others are compared with.
-        arms = ["vanilla", *(arm for arm in wanted if arm != "vanilla")]
         meter: DriftMeter | None = None
         original: dict[str, str] = {}
         for arm in arms:
@@ -122,13 +147,16 @@ class Measuring(Stages):
     def _win_rates(self, arm: str, measured: Measurement, original: Mapping[str, str]) -> dict[str, Metric]:
         """How often the judge of win rates prefers the arm's harmless answers to the original's."""
         path = self._folder.arm_file(arm, "win_rate.json")
+        own = [
+            response
+            for response in measured.responses
+            if response.group == Kind.HARMLESS.value and response.prompt_id in original
+        ]
+        if not own:
+            # The original had no words for any of them: there is nothing to compare with.
+            return {}
         if not self._folder.finished(f"win rate {arm}"):
             with self.stage(f"win rate {arm}"):
-                own = [
-                    response
-                    for response in measured.responses
-                    if response.group == Kind.HARMLESS.value and response.prompt_id in original
-                ]
                 found = win_rate(
                     [response.prompt for response in own],
                     [response.answer for response in own],
@@ -182,6 +210,9 @@ class Measuring(Stages):
             RecordedJudge(name=judge.name, version=judge.version, agreement=shipped_agreement(judge))
             for judge in self.judges
         ]
+        record.unjudged = {
+            arm: counts for arm, one in measured.items() if (counts := unjudged(one.responses, self.judges))
+        }
 
     def _meter(self, prompts: Sequence[Prompt], original: dict[str, str]) -> DriftMeter:
         answers = [Demonstration(prompt, original[prompt.id]) for prompt in prompts if prompt.id in original]
@@ -207,16 +238,36 @@ class Measuring(Stages):
         write_atomically(self._folder.arm_file(arm, "measured.json"), content)
 
     def _read_measurement(self, arm: str) -> Measurement:
+        path = self._folder.arm_file(arm, "measured.json")
         rows = self._folder.read_lines(self._folder.arm_file(arm, "responses.jsonl"))
-        content = json.loads(self._folder.arm_file(arm, "measured.json").read_text(encoding="utf-8"))
-        drift = content["drift"]
-        return Measurement(
-            {name: Metric(**metric) for name, metric in content["metrics"].items()},
-            tuple(
-                Response(**{**row, "verdicts": tuple(StoredVerdict(**one) for one in row["verdicts"])}) for row in rows
-            ),
-            None if drift is None else Drift(**{name: tuple(values) for name, values in drift.items()}),
-        )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            drift = content["drift"]
+            measured = Measurement(
+                {name: Metric(**metric) for name, metric in content["metrics"].items()},
+                tuple(
+                    Response(**{**row, "verdicts": tuple(StoredVerdict(**one) for one in row["verdicts"])})
+                    for row in rows
+                ),
+                None if drift is None else Drift(**{name: tuple(values) for name, values in drift.items()}),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunFolderError(
+                f"{path.parent}: damaged, or of another pkedit ({error}); remove the run folder and run again"
+            ) from None
+        self._check_judged_alike(arm, measured)
+        return measured
+
+    def _check_judged_alike(self, arm: str, measured: Measurement) -> None:
+        """Whether the judges of now are those whose verdicts are on disk: arms judged by others cannot be compared."""
+        now = {(judge.name, judge.version) for judge in self.judges}
+        then = {(verdict.judge, verdict.version) for one in measured.responses for verdict in one.verdicts}
+        if then - now:
+            names = ", ".join(f"{name} {version}" for name, version in sorted(then - now))
+            raise RunFolderError(
+                f"{self._folder.path}: the answers of {arm} were judged by {names}, which is of another version now; "
+                "give another --out"
+            )
 
 
 def _harmless_answers(measured: Measurement) -> dict[str, str]:

@@ -69,12 +69,14 @@ class RecordedJudge(_Record):
 class RecordedUsage(_Record):
     """What a remote model cost in the call that measured it: answers from the cache are not sent again.
 
-    `failed`: requests without an answer. `dollars`: null where the price is not known.
+    `failed`: requests without an answer. `unmetered`: answers that came without a count of tokens, so that tokens and
+    dollars are at least what is said. `dollars`: null where the price is not known.
     """
 
     sent: int
     from_cache: int
     failed: int
+    unmetered: int = 0
     prompt_tokens: int
     completion_tokens: int
     dollars: float | None
@@ -104,7 +106,11 @@ class StageRecord(_Record):
 
 
 class RunRecord(_Record):
-    """The whole record. `metrics[arm][name]`; a metric that was not measured is absent, never 0."""
+    """The whole record. `metrics[arm][name]`; a metric that was not measured is absent, never 0.
+
+    `unjudged[arm][judge]` counts the answers on which a judge gave no verdict though it judges such answers; they are
+    in none of its rates. A judge without any is absent.
+    """
 
     schema_version: int = SCHEMA_VERSION
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -120,6 +126,7 @@ class RunRecord(_Record):
     comparisons: list[RecordedComparison] = []
     verdicts: dict[str, RecordedVerdict] = {}
     judges: list[RecordedJudge] = []
+    unjudged: dict[str, dict[str, int]] = {}
     usage: RecordedUsage | None = None
 
     def save(self, folder: Path) -> None:

@@ -53,6 +53,7 @@ class _RemoteEvaluation(Measuring):
         if not self._folder.finished("measure vanilla"):
             # A judge that cannot be had is found before anything is paid for.
             judges = self.judges
+            self._check_keys()
             self._observer.stage("measure vanilla")
             started = time.perf_counter()
             texts = [prompt.text for _, prompt in suite.prompts]
@@ -60,13 +61,20 @@ class _RemoteEvaluation(Measuring):
                 texts, max_new_tokens=self._settings.evaluate.max_new_tokens, progress=self._observer.step
             )
             responses = judged(suite, [_given(answer) for answer in answers], judges, arm="vanilla")
-            metrics = rates(responses, judges) | text_metrics(responses, {})
+            # An answer that never came, or was held back, is no text that could be fluent.
+            said = [
+                response
+                for response, answer in zip(responses, answers, strict=True)
+                if answer.status is AnswerStatus.ANSWERED
+            ]
+            metrics = rates(responses, judges) | text_metrics(said, {})
             self._write_measurement("vanilla", Measurement(metrics, tuple(responses), None))
             usage = model.usage
             self._folder.record.usage = RecordedUsage(
                 sent=usage.sent,
                 from_cache=usage.from_cache,
                 failed=usage.failed,
+                unmetered=usage.unmetered,
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
                 dollars=usage.cost,

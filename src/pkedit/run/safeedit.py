@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pkedit.errors import NonFiniteLossError
 from pkedit.judges.base import Judge
-from pkedit.judges.choose import make_judges
+from pkedit.judges.choose import check_keys, make_judges
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
 from pkedit.models.memory import give_back_freed_memory
@@ -55,13 +55,15 @@ def run_safeedit(
     drawn = draw(cases, settings)
     waiting = [case for case in drawn if case.id not in folder.rows]
     if waiting:
+        # A judge that cannot be had is found before the model is loaded.
+        if judges is None:
+            judges = make_judges(settings.judges, api_base=settings.judge_api_base, device=settings.device)
+            check_keys(settings.judges, api_base=settings.judge_api_base)
         if chat is None:
             observer.stage("load")
             chat = load_model(
                 settings.model, device=settings.device, dtype=settings.dtype, chat_template=settings.chat_template
             )
-        if judges is None:
-            judges = make_judges(settings.judges, api_base=settings.judge_api_base, device=settings.device)
         folder.record.model_note = chat.reason
         kept: list[Demonstration] = []
         if settings.method == "pke":

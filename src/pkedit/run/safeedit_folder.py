@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pkedit.errors import RunFolderError
 from pkedit.evaluate.measure import Response, StoredVerdict
+from pkedit.models.remote_endpoint import check_address
 from pkedit.run.record import new_record, write_atomically
 from pkedit.run.safeedit_settings import SCHEMA_VERSION, SafeEditRecord, SafeEditSettings
 from pkedit.settings import RunSettings
@@ -58,22 +59,28 @@ class SafeEditFolder:
 
         Raises:
             RunFolderError: the folder holds another run, other files, a damaged line, or cannot be written.
+            RemoteModelError: the address of remote judges is no URL, or carries credentials.
         """
         path = Path(path)
+        # The settings are written down at once, an address in them too.
+        check_address(settings.judge_api_base)
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
         if (path / RECORD).is_file():
             record = _read_record(path / RECORD)
             differing = _differences(record.settings, settings)
             if record.file_sha256 != digest:
                 differing.append(f"the content of {source.name}")
-            if differing:
+            rows = _read_rows(path / CASES)
+            if differing and rows:
                 raise RunFolderError(
                     f"{path} belongs to a run with other settings ({', '.join(differing)}); "
                     "give another --out, or remove the folder"
                 )
-            record.settings = settings
-            return cls(path, record, _read_rows(path / CASES))
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not differing:
+                record.settings = settings
+                return cls(path, record, rows)
+            # No case was finished under the other settings: a mistake in them was probably just mended.
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunFolderError(f"{path} exists and is not a folder of pkedit safeedit; give another --out")
         new = new_record(RunSettings(model=settings.model))
         record = SafeEditRecord(

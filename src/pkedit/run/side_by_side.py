@@ -17,7 +17,8 @@ def side_by_side(folders: Sequence[Path], console: Console) -> RunRecord:
     Arms of one model keep their names; from the second folder on they are called after their model.
 
     Raises:
-        RunFolderError: a folder holds no finished measurement, was asked other prompts, or was judged by other judges.
+        RunFolderError: a folder holds no finished measurement, was asked other prompts, had answers of another length,
+            or was judged by other judges.
     """
     if not folders:
         raise RunFolderError("name at least one run folder")
@@ -28,6 +29,8 @@ def side_by_side(folders: Sequence[Path], console: Console) -> RunRecord:
         record = RunRecord.load(path)
         if _asked(path) != expected:
             raise RunFolderError(f"{path} was asked other prompts than {folders[0]}; their figures cannot be compared")
+        if record.settings.evaluate.max_new_tokens != first.settings.evaluate.max_new_tokens:
+            raise RunFolderError(f"the answers of {path} and {folders[0]} were cut at other lengths; make them alike")
         judges = [(judge.name, judge.version) for judge in record.judges]
         if judges != [(judge.name, judge.version) for judge in first.judges]:
             raise RunFolderError(f"{path} was judged by others than {folders[0]}; give the same --judges")

@@ -9,10 +9,12 @@ from rich.table import Table
 from pkedit.run.record import RecordedMetric, RunRecord
 from pkedit.run.wording import (
     causal_sentence,
+    edited_arm,
     interval,
     judge_sentences,
     measured_metrics,
     metric_text,
+    outcome_sentence,
     usage_sentence,
     verdict,
 )
@@ -34,7 +36,8 @@ def print_summary(console: Console, record: RunRecord, folder: Path) -> None:
         console.print(table)
     if record.metrics:
         console.print("Value and 95 % interval; n is the number of prompts.", style="dim")
-        for sentence in [*verdict(record), *judge_sentences(record)]:
+        others = [outcome_sentence(record, arm) for arm in record.verdicts if arm != edited_arm(record)]
+        for sentence in [*verdict(record), *others, *judge_sentences(record)]:
             console.print(sentence, highlight=False)
     _print(console, causal_sentence(record))
     _print(console, usage_sentence(record))

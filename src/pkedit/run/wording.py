@@ -134,7 +134,7 @@ def verdict(record: RunRecord) -> list[str]:
             + "."
         ]
     after = record.metrics[arm]
-    sentences = [outcome_sentence(record, arm), _attacks(record, before, after, arm), _costs(before, after)]
+    sentences = [outcome_sentence(record, arm), _attacks(record, before, after, arm), _costs(record, before, after)]
     if arm == "pke" and "random" in record.metrics:
         sentences.append(_beside_random(record))
     return [sentence for sentence in sentences if sentence]
@@ -148,8 +148,19 @@ def outcome_sentence(record: RunRecord, arm: str) -> str:
     return f"Verdict on {arm}: {found.outcome or 'none'} ({'; '.join(_in_words(reason) for reason in found.reasons)})."
 
 
+def unjudged_sentences(record: RunRecord) -> list[str]:
+    """How many answers of each arm each judge gave no verdict on."""
+    sentences = []
+    for judge in record.judges:
+        counts = {arm: own[judge.name] for arm, own in record.unjudged.items() if judge.name in own}
+        if counts:
+            told = ", ".join(f"{count} of {arm}" for arm, count in counts.items())
+            sentences.append(f"Unjudged by {judge.name}, and left out of its rates: {told}.")
+    return sentences
+
+
 def judge_sentences(record: RunRecord) -> list[str]:
-    """How far each judge agrees with people."""
+    """How far each judge agrees with people, and what it left unjudged."""
     sentences = []
     for judge in record.judges:
         if judge.agreement is None:
@@ -162,7 +173,7 @@ def judge_sentences(record: RunRecord) -> list[str]:
             limits = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, n = {accuracy['n']}"
             shares.append(f"{100 * accuracy['value']:.1f} % ({limits}) of {part}")
         sentences.append(f"Judge {judge.name} agrees with people on {' and '.join(shares)}.")
-    return sentences
+    return [*sentences, *unjudged_sentences(record)]
 
 
 def _in_words(reason: str) -> str:
@@ -178,9 +189,10 @@ def usage_sentence(record: RunRecord) -> str | None:
         return None
     usage = record.usage
     dollars = "at a price that is not known" if usage.dollars is None else f"${usage.dollars:.2f} at list price"
+    at_least = "at least " if usage.unmetered else ""
     return (
         f"{usage.sent} requests sent, {usage.from_cache} answers from the cache, {usage.failed} without an answer "
-        f"(unjudged); {usage.prompt_tokens} prompt and {usage.completion_tokens} answer tokens, {dollars}."
+        f"(unjudged); {at_least}{usage.prompt_tokens} prompt and {usage.completion_tokens} answer tokens, {dollars}."
     )
 
 
@@ -219,7 +231,7 @@ def _attacks(record: RunRecord, before: dict[str, RecordedMetric], after: dict[s
     return f"{text}; the paired difference is {change} ({limits})."
 
 
-def _costs(before: dict[str, RecordedMetric], after: dict[str, RecordedMetric]) -> str:
+def _costs(record: RunRecord, before: dict[str, RecordedMetric], after: dict[str, RecordedMetric]) -> str:
     parts = [
         f"{what} {with_interval(name, before[name])} before, {with_interval(name, after[name])} after"
         for name, what in (("over_refusal", "everyday prompts refused"), ("borderline_refusal", "borderline ones"))
@@ -227,7 +239,11 @@ def _costs(before: dict[str, RecordedMetric], after: dict[str, RecordedMetric]) 
     ]
     if "capability" in before and "capability" in after:
         right = [with_interval("capability", metrics["capability"]) for metrics in (before, after)]
-        parts.append(f"everyday questions answered rightly {right[0]} before, {right[1]} after")
+        task = next(iter(record.settings.evaluate.capability), "")
+        what = (
+            "everyday questions answered rightly" if task in ("", "everyday") else f"items of {task} answered rightly"
+        )
+        parts.append(f"{what} {right[0]} before, {right[1]} after")
     if "kl" in after:
         parts.append(f"KL to the original on harmless answers {with_interval('kl', after['kl'])} nats per token")
     return f"The cost: {'; '.join(parts)}." if parts else "The cost was not measured."
