@@ -51,6 +51,19 @@ def test_a_judge_or_task_that_does_not_exist_is_found_before_any_work(
     assert run(mended, tmp_path / "run", chat=chat, until="locate").settings == mended
 
 
+def test_how_arms_are_measured_may_change_until_one_has_been(tmp_path: Path) -> None:
+    chat = make_chat(max_position_embeddings=2048)
+
+    def settings(judge: str) -> RunSettings:
+        return RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, "judges": [judge], "capability": []}})
+
+    run(settings("embedded"), tmp_path / "run", chat=chat, until="locate")
+    first = run(settings("rules"), tmp_path / "run", chat=chat)
+    assert [judge.name for judge in first.judges] == ["rules"]
+    with pytest.raises(RunFolderError, match="other settings"):
+        run(settings("embedded"), tmp_path / "run", chat=chat)
+
+
 def test_win_rates_of_each_arm_come_from_the_judge_that_was_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +80,7 @@ def test_win_rates_of_each_arm_come_from_the_judge_that_was_named(
     assert record.metrics["pke"]["win_rate"].value == pytest.approx(0.5)
     assert "win_rate" not in record.metrics["vanilla"]
     assert again.metrics == record.metrics
+    assert record.usage["some-judge"].sent == sent
     assert RunRecord.load(tmp_path / "run").stages.keys() >= {"win rate pke"}
 
 

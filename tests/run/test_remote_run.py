@@ -51,8 +51,7 @@ def test_it_is_asked_every_prompt_once_and_has_no_figure_that_needs_weights(tmp_
     metrics = record.metrics["vanilla"]
     assert {"asr", "over_refusal", "fluency"} <= metrics.keys()
     assert not {"kl", "perplexity", "capability"} & metrics.keys()
-    assert record.usage is not None
-    assert record.usage.sent == len(wanted)
+    assert record.usage["some-model"].sent == len(wanted)
     assert record.verdicts == {}
 
 
@@ -63,9 +62,8 @@ def test_a_second_run_sends_nothing(tmp_path: Path) -> None:
         second = evaluate(settings_for(server), tmp_path / "two")
         assert len(server.seen) == before
     assert second.metrics == first.metrics
-    assert second.usage is not None
-    assert second.usage.sent == 0
-    assert second.usage.from_cache == before
+    assert second.usage["some-model"].sent == 0
+    assert second.usage["some-model"].from_cache == before
 
 
 def test_what_the_filter_holds_back_is_refused_and_what_never_comes_is_unjudged(tmp_path: Path) -> None:
@@ -75,6 +73,7 @@ def test_what_the_filter_holds_back_is_refused_and_what_never_comes_is_unjudged(
         server.faults.update({first: [Fault.FILTERED], second: [Fault.ERROR] * 3})
         model = RemoteModel("some-model", api_base=server.url, max_retries=0, concurrency=1)
         record = evaluate_remote(settings, tmp_path / "run", observer=Silent(), model=model)
+        assert "measure vanilla" not in record.stages
     rows = [json.loads(line) for line in (tmp_path / "run" / "responses.jsonl").read_text().splitlines()]
     said = {row["prompt"]: row["verdicts"][0]["judgement"] for row in rows if row["group"] == "bare"}
     assert said[first] == "refused"
@@ -84,8 +83,20 @@ def test_what_the_filter_holds_back_is_refused_and_what_never_comes_is_unjudged(
     assert record.unjudged == {"vanilla": {"rules": 1}}
     assert "Unjudged by rules, and left out of its rates: 1 of vanilla." in judge_sentences(record)
     assert "Unjudged by rules" in build_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert record.usage is not None
-    assert record.usage.failed == 1
+    assert record.usage["some-model"].failed == 1
+
+
+def test_the_same_call_asks_again_for_missing_answers_alone(tmp_path: Path) -> None:
+    with FakeOpenAI() as server:
+        settings = settings_for(server, concurrency=1)
+        missing = suite_of(settings).groups["bare"][1].text
+        server.faults[missing] = [Fault.NO_TEXT]
+        assert evaluate(settings, tmp_path / "run").metrics["vanilla"]["asr_bare"].n == 2
+        before = len(server.seen)
+        record = evaluate(settings, tmp_path / "run")
+        assert [one.prompt for one in server.seen[before:]] == [missing]
+    assert record.metrics["vanilla"]["asr_bare"].n == 3
+    assert "measure vanilla" in record.stages
 
 
 def test_an_answer_that_never_came_makes_the_others_no_less_fluent(tmp_path: Path) -> None:

@@ -86,15 +86,15 @@ def measure_capability(
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
-    """Finds out whether there are such tasks, without their items.
+    """Finds out whether there are such tasks and whether their items can be had; downloaded ones are then cached.
 
     Raises:
-        CapabilityError: a task is unknown.
+        CapabilityError: a task is unknown, cannot be downloaded, or cannot be run.
     """
-    with _quiet(), as_file(files("pkedit.evaluate.tasks")) as folder:
+    with _quiet(), _random_states_kept(), as_file(files("pkedit.evaluate.tasks")) as folder:
         manager = _manager(tasks, folder)
         for name in tasks:
-            _check_known(manager, name)
+            _load(manager, name)
 
 
 def capability_change(before: Capability, after: Capability, *, seed: int) -> tuple[Metric, float]:
@@ -127,7 +127,10 @@ def _load(manager: Any, name: str) -> list[Any]:
     """The tasks that a name stands for, with their items."""
     from datasets.exceptions import DatasetsError
 
-    _check_known(manager, name)
+    if name not in manager.all_tasks and not Path(name).is_file():
+        near = difflib.get_close_matches(name, manager.all_tasks)
+        advice = f"did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks shows all names"
+        raise CapabilityError(f"there is no task {name!r}; {advice}")
     try:
         loaded = list(manager.load([name])["tasks"].values())
     except (OSError, DatasetsError) as error:
@@ -143,13 +146,6 @@ def _load(manager: Any, name: str) -> list[Any]:
         if getattr(task, "MULTIMODAL", False):
             raise CapabilityError(f"task {name!r} shows pictures or sound; pkedit measures text only")
     return loaded
-
-
-def _check_known(manager: Any, name: str) -> None:
-    if name not in manager.all_tasks and not Path(name).is_file():
-        near = difflib.get_close_matches(name, manager.all_tasks)
-        advice = f"did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks shows all names"
-        raise CapabilityError(f"there is no task {name!r}; {advice}")
 
 
 def _run(

@@ -11,7 +11,7 @@ from rich.table import Table
 from pkedit.errors import PromptFileError
 from pkedit.evaluate.agreement import Agreement, measure_agreement
 from pkedit.evaluate.stats import Metric
-from pkedit.judges.choose import make_judges
+from pkedit.judges.choose import JudgeOptions, make_judges
 from pkedit.judges.labelled import load_labelled
 from pkedit.run.record import write_atomically
 
@@ -35,7 +35,7 @@ def judge_agreement(
     rows = load_labelled(file, columns)
     if not rows:
         raise PromptFileError(f"{file}: there are no labelled answers")
-    chosen = make_judges(judges, api_base=api_base)
+    chosen = make_judges(judges, JudgeOptions(api_base=api_base))
     found = [measure_agreement(judge, rows, cut=cut) for cut in (None, *cuts) for judge in chosen]
     console = console or Console(width=120)
     console.print(_table(found))

@@ -33,7 +33,7 @@ class RunFolder:
         check_address(settings.judge_api_base)
         if (path / "run.json").is_file():
             record = RunRecord.load(path)
-            differing = _differences(record.settings, settings)
+            differing = _differences(record, settings)
             if differing and not record.stages:
                 # Nothing was finished under the other settings: a mistake in them was probably just mended.
                 record = new_record(settings)
@@ -90,7 +90,12 @@ class RunFolder:
             raise RunFolderError(f"{path}: damaged ({error}); remove the run folder and run again") from None
 
 
-def _differences(before: RunSettings, now: RunSettings) -> list[str]:
-    ignored = {"arms"}
-    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+# What decides only how arms are measured; it may change as long as none has been.
+OF_MEASURING = {"evaluate", "judge_api_base", "concurrency", "temperature"}
+
+
+def _differences(record: RunRecord, now: RunSettings) -> list[str]:
+    measured = any(stage.split()[0] in ("measure", "capability", "win") for stage in record.stages)
+    ignored = {"arms"} if measured else {"arms", *OF_MEASURING}
+    old, new = record.settings.model_dump(mode="json"), now.model_dump(mode="json")
     return sorted(name for name in old if name not in ignored and old[name] != new[name])

@@ -27,14 +27,21 @@ from pkedit.evaluate.stats import Metric
 from pkedit.evaluate.verdicts import Fall, arm_verdict
 from pkedit.evaluate.win_rate import win_rate
 from pkedit.judges.base import Judge
-from pkedit.judges.choose import check_keys, make_judges
+from pkedit.judges.choose import JudgeOptions, check_keys, make_judges, remote_model
+from pkedit.judges.remote import RemoteJudge
 from pkedit.judges.shipped import shipped_agreement
 from pkedit.models.remote import AnswerStatus, RemoteModel
-from pkedit.models.remote_cache import default_cache_folder
 from pkedit.models.remote_endpoint import endpoint_of
 from pkedit.prompts import Demonstration, Kind, Prompt
 from pkedit.run.data import run_suite
-from pkedit.run.record import RecordedComparison, RecordedJudge, RecordedMetric, RecordedVerdict, write_atomically
+from pkedit.run.record import (
+    RecordedComparison,
+    RecordedJudge,
+    RecordedMetric,
+    RecordedUsage,
+    RecordedVerdict,
+    write_atomically,
+)
 from pkedit.run.stages import Stages
 
 # Enough for a few sentences of thought and the verdict.
@@ -71,9 +78,12 @@ class Measuring(Stages):
     @cached_property
     def judges(self) -> list[Judge]:
         """The judges of the settings, made once."""
-        return make_judges(
-            self._settings.evaluate.judges, api_base=self._settings.judge_api_base, device=self._settings.device
-        )
+        return make_judges(self._settings.evaluate.judges, self._judge_options)
+
+    @property
+    def _judge_options(self) -> JudgeOptions:
+        settings = self._settings
+        return JudgeOptions(settings.judge_api_base, settings.concurrency, settings.temperature, settings.device)
 
     def measure_arms(self, wanted: Sequence[str]) -> None:
         """Asks every arm all prompts and gives it all tasks, as far as that was not done before, and compares them."""
@@ -170,16 +180,23 @@ class Measuring(Stages):
         return {name: Metric(**rate) for name, rate in rates.items() if rate is not None}
 
     def _ask_remotely(self, prompts: list[str]) -> list[str | None]:
-        judge = self._settings.evaluate.win_rate_judge or ""
-        model = RemoteModel(
-            judge,
-            api_base=self._settings.judge_api_base,
-            cache=default_cache_folder(),
-            concurrency=self._settings.concurrency,
-            temperature=self._settings.temperature,
-        )
+        model = remote_model(self._settings.evaluate.win_rate_judge or "", self._judge_options)
         answers = model.ask(prompts, max_new_tokens=VERDICT_TOKENS, progress=self._observer.step)
+        self._add_usage(model)
         return [answer.text if answer.status is AnswerStatus.ANSWERED else None for answer in answers]
+
+    def _add_usage(self, model: RemoteModel) -> None:
+        """Puts what this model has cost so far, in this call, into the record."""
+        usage = model.usage
+        self._folder.record.usage[model.name] = RecordedUsage(
+            sent=usage.sent,
+            from_cache=usage.from_cache,
+            failed=usage.failed,
+            unmetered=usage.unmetered,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            dollars=usage.cost,
+        )
 
     def _combine(self, measured: dict[str, Measurement]) -> None:
         """All answers in one file; in the record metrics, each arm against vanilla and against PKE, and verdicts."""
@@ -210,6 +227,9 @@ class Measuring(Stages):
             RecordedJudge(name=judge.name, version=judge.version, agreement=shipped_agreement(judge))
             for judge in self.judges
         ]
+        for judge in self.judges:
+            if isinstance(judge, RemoteJudge) and isinstance(judge.model, RemoteModel) and judge.model.usage.sent:
+                self._add_usage(judge.model)
         record.unjudged = {
             arm: counts for arm, one in measured.items() if (counts := unjudged(one.responses, self.judges))
         }

@@ -127,7 +127,7 @@ class RunRecord(_Record):
     verdicts: dict[str, RecordedVerdict] = {}
     judges: list[RecordedJudge] = []
     unjudged: dict[str, dict[str, int]] = {}
-    usage: RecordedUsage | None = None
+    usage: dict[str, RecordedUsage] = {}
 
     def save(self, folder: Path) -> None:
         """Writes `run.json` atomically."""

@@ -10,7 +10,7 @@ from pkedit.models.remote_cache import default_cache_folder
 from pkedit.run.data import asked_pairs, run_suite
 from pkedit.run.folder import RunFolder
 from pkedit.run.measuring import Measuring
-from pkedit.run.record import RecordedUsage, RunRecord
+from pkedit.run.record import RunRecord
 from pkedit.run.stages import Observer
 from pkedit.settings import RunSettings
 
@@ -21,7 +21,7 @@ def evaluate_remote(
     """Asks the remote model everything, as the arm `vanilla`, and judges the answers.
 
     What the provider's filter held back counts as refused. Where no answer came, the prompt is unjudged and counted
-    as such. Answers are cached, so that a killed run goes on and a second one costs nothing.
+    as such, and the same call asks for it again. Answers are cached: a killed run goes on, a second one costs nothing.
 
     Args:
         settings: which model, prompts and judges.
@@ -69,17 +69,10 @@ class _RemoteEvaluation(Measuring):
             ]
             metrics = rates(responses, judges) | text_metrics(said, {})
             self._write_measurement("vanilla", Measurement(metrics, tuple(responses), None))
-            usage = model.usage
-            self._folder.record.usage = RecordedUsage(
-                sent=usage.sent,
-                from_cache=usage.from_cache,
-                failed=usage.failed,
-                unmetered=usage.unmetered,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                dollars=usage.cost,
-            )
-            self.finish("measure vanilla", started)
+            self._add_usage(model)
+            # Where answers are missing the same call asks for them again, and for nothing else.
+            if all(answer.status is not AnswerStatus.FAILED for answer in answers):
+                self.finish("measure vanilla", started)
         self._combine({"vanilla": self._read_measurement("vanilla")})
         self._folder.record.model_note = f"{model.endpoint.base_url}, by its API"
         self._folder.save()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pkedit.errors import NonFiniteLossError
 from pkedit.judges.base import Judge
-from pkedit.judges.choose import check_keys, make_judges
+from pkedit.judges.choose import JudgeOptions, check_keys, make_judges
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
 from pkedit.models.memory import give_back_freed_memory
@@ -57,7 +57,9 @@ def run_safeedit(
     if waiting:
         # A judge that cannot be had is found before the model is loaded.
         if judges is None:
-            judges = make_judges(settings.judges, api_base=settings.judge_api_base, device=settings.device)
+            judges = make_judges(
+                settings.judges, JudgeOptions(api_base=settings.judge_api_base, device=settings.device)
+            )
             check_keys(settings.judges, api_base=settings.judge_api_base)
         if chat is None:
             observer.stage("load")

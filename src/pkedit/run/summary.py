@@ -15,7 +15,7 @@ from pkedit.run.wording import (
     measured_metrics,
     metric_text,
     outcome_sentence,
-    usage_sentence,
+    usage_sentences,
     verdict,
 )
 
@@ -40,7 +40,8 @@ def print_summary(console: Console, record: RunRecord, folder: Path) -> None:
         for sentence in [*verdict(record), *others, *judge_sentences(record)]:
             console.print(sentence, highlight=False)
     _print(console, causal_sentence(record))
-    _print(console, usage_sentence(record))
+    for sentence in usage_sentences(record):
+        _print(console, sentence)
     _print(console, cost_sentence(record))
     console.print()
     for name, content in FILES.items():

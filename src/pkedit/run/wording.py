@@ -183,17 +183,18 @@ def _in_words(reason: str) -> str:
     return reason
 
 
-def usage_sentence(record: RunRecord) -> str | None:
-    """What a remote model cost, and what is missing."""
-    if record.usage is None:
-        return None
-    usage = record.usage
-    dollars = "at a price that is not known" if usage.dollars is None else f"${usage.dollars:.2f} at list price"
-    at_least = "at least " if usage.unmetered else ""
-    return (
-        f"{usage.sent} requests sent, {usage.from_cache} answers from the cache, {usage.failed} without an answer "
-        f"(unjudged); {at_least}{usage.prompt_tokens} prompt and {usage.completion_tokens} answer tokens, {dollars}."
-    )
+def usage_sentences(record: RunRecord) -> list[str]:
+    """What each remote model cost, and what is missing."""
+    sentences = []
+    for name, usage in record.usage.items():
+        dollars = "at a price that is not known" if usage.dollars is None else f"${usage.dollars:.2f} at list price"
+        at_least = "at least " if usage.unmetered else ""
+        sentences.append(
+            f"{name}: {usage.sent} requests sent, {usage.from_cache} answers from the cache, {usage.failed} without an "
+            f"answer (unjudged); {at_least}{usage.prompt_tokens} prompt and {usage.completion_tokens} answer tokens, "
+            f"{dollars}."
+        )
+    return sentences
 
 
 def causal_sentence(record: RunRecord) -> str | None:
@@ -244,6 +245,10 @@ def _costs(record: RunRecord, before: dict[str, RecordedMetric], after: dict[str
             "everyday questions answered rightly" if task in ("", "everyday") else f"items of {task} answered rightly"
         )
         parts.append(f"{what} {right[0]} before, {right[1]} after")
+    if "rouge_l" in after:
+        parts.append(f"ROUGE-L of harmless answers to the original's {with_interval('rouge_l', after['rouge_l'])}")
+    if "win_rate" in after:
+        parts.append(f"win rate against the original {with_interval('win_rate', after['win_rate'])}")
     if "kl" in after:
         parts.append(f"KL to the original on harmless answers {with_interval('kl', after['kl'])} nats per token")
     return f"The cost: {'; '.join(parts)}." if parts else "The cost was not measured."
