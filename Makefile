@@ -8,7 +8,8 @@ compare: .venv
 	.venv/bin/pkedit run --arms vanilla,suffix,dinm,ft,random,pke --out runs/compare
 
 test: lint
-	.venv/bin/pytest -m "not slow"
+	# Each on one thread: the tiny models of these tests gain nothing from more.
+	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -n auto
 	.venv/bin/pytest -m slow
 
 lint: .venv

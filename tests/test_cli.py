@@ -191,7 +191,9 @@ def test_options_override_the_settings_file(tmp_path: Path, invoke: Invoke, mode
 
 def test_evaluate_measures_the_model_alone(tmp_path: Path, invoke: Invoke, model: Path, settings: Path) -> None:
     folder = tmp_path / "run"
-    assert invoke("evaluate", model, "--settings", settings, "--out", folder)[0] == 0
+    code, output, _ = invoke("evaluate", model, "--settings", settings, "--out", folder)
+    assert code == 0
+    assert output.index("loading the model:") < output.index("measuring: vanilla …")
     record = RunRecord.load(folder)
     assert list(record.metrics) == ["vanilla"]
     assert set(record.stages) == {"load", "measure vanilla", "capability vanilla"}

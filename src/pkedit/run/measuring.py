@@ -92,6 +92,8 @@ class Measuring(Stages):
         stages = [f"{what} {arm}" for arm in arms for what in self._what(arm)]
         if all(self._folder.finished(stage) for stage in stages) and self._folder.record.metrics.keys() == set(arms):
             return
+        # Loaded before any stage begins, so that no stage is charged for it.
+        chat = self.chat
         suite = run_suite(self._splits, self._pairs, self._settings)
         measured: dict[str, Measurement] = {}
         meter: DriftMeter | None = None
@@ -100,7 +102,7 @@ class Measuring(Stages):
             if not self._folder.finished(f"measure {arm}"):
                 with self.stage(f"measure {arm}"), self._arm(arm):
                     one = measure(
-                        self.chat,
+                        chat,
                         suite,
                         self.judges,
                         arm=arm,

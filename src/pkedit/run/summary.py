@@ -19,7 +19,8 @@ from pkedit.run.wording import (
     verdict,
 )
 
-ARM_WIDTH, COLUMN_WIDTH = 12, 15
+# The widest cell is an interval such as "0.000 to 0.000", between borders.
+ARM_WIDTH, COLUMN_WIDTH = 12, 17
 FILES = {
     "run.json": "settings, versions, timings, metrics",
     "region.json": "the neurons and their scores",
