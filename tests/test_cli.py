@@ -123,7 +123,8 @@ def test_judges_verdicts_and_tasks_are_in_the_record(finished: Path) -> None:
         assert metrics["capability"].n == 4
     assert {row.metric for row in record.comparisons} >= {"asr", "asr:embedded", "capability", "kl"}
     page = (finished / "report.html").read_text(encoding="utf-8")
-    assert "Agreement %" in page
+    assert "Agreement with people" in page
+    assert "93.2 % of whole answers" in page
     assert "Verdict on pke" in page
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pkedit.evaluate.stats import Metric, holm, mcnemar, mean_with_interval, paired_difference, proportion
 
@@ -158,3 +159,12 @@ def test_holm_adjusts_in_the_order_given(p_values: list[float], adjusted: list[f
 def test_holm_rejects_what_is_not_a_list_of_p_values(p_values: list[float]) -> None:
     with pytest.raises(ValueError, match="p-value"):
         holm(p_values)
+
+
+def test_the_paired_bootstrap_agrees_with_scipy() -> None:
+    generator = np.random.default_rng(3)
+    before, after = generator.normal(size=60), generator.normal(0.4, size=60)
+    found = paired_difference(before.tolist(), after.tolist(), seed=0, resamples=4000)
+    library = stats.bootstrap((after - before,), np.mean, n_resamples=4000, method="percentile", rng=1)
+    assert found.low == pytest.approx(library.confidence_interval.low, abs=0.03)
+    assert found.high == pytest.approx(library.confidence_interval.high, abs=0.03)

@@ -1,8 +1,12 @@
-"""Fluency and ROUGE-L give hand-worked values and behave at the edges."""
+"""Fluency and ROUGE-L give hand-worked values and those of libraries, and behave at the edges."""
 
 import math
+import random
 
 import pytest
+from nltk import FreqDist
+from nltk.util import ngrams
+from rouge_score.rouge_scorer import RougeScorer
 
 from pkedit.evaluate.text import ngram_entropy, rouge_l
 
@@ -66,3 +70,26 @@ def test_rouge_l_without_words_is_zero(reference: str, candidate: str) -> None:
 @pytest.mark.parametrize("text", ["Το ψωμί είναι ζεστό", "面包很热", "Das Brot ist heiß"])
 def test_rouge_l_of_a_non_ascii_text_against_itself_is_one(text: str) -> None:
     assert rouge_l(text, text) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_fluency_is_the_published_formula_on_nltk_counts(seed: int) -> None:
+    generator = random.Random(seed)
+    words = [generator.choice(["sun", "moon", "rises", "the", "sets", "."]) for _ in range(generator.randint(3, 60))]
+    words[:3] = ["the", "sun", "rises"]
+
+    def entropy(length: int) -> float:
+        counts = FreqDist(ngrams(words, length))
+        return -sum(counts.freq(gram) * math.log2(counts.freq(gram)) for gram in counts)
+
+    assert ngram_entropy(" ".join(words)) == pytest.approx((2 / 3 * entropy(2) + 4 / 3 * entropy(3)) / 2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rouge_l_is_that_of_the_library_on_english_text(seed: int) -> None:
+    generator = random.Random(seed)
+    texts = [
+        " ".join(generator.choice(["The", "cat", "sat,", "on", "2", "mats!"]) for _ in range(12)) for _ in range(2)
+    ]
+    expected = RougeScorer(["rougeL"]).score(*texts)["rougeL"].fmeasure
+    assert rouge_l(*texts) == pytest.approx(expected)
