@@ -56,8 +56,8 @@ def register(app: typer.Typer, prepare: Callable[[bool], None]) -> None:
     ) -> None:
         """Edit on one case of SafeEdit at a time, test it, revert, and average: the columns of its published table."""
         prepare(verbose)
-        from pkedit.run.safeedit import print_safeedit, run_safeedit
-        from pkedit.run.safeedit_settings import SafeEditSettings, one_instance_editing
+        from pkedit.run.safeedit.protocol import print_safeedit, run_safeedit
+        from pkedit.run.safeedit.settings import SafeEditSettings, one_instance_editing
         from pkedit.run.watching import Watcher
 
         given = {

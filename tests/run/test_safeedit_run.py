@@ -21,12 +21,13 @@ from pkedit.evaluate.text import ngram_entropy
 from pkedit.judges.base import Judgement, Verdict
 from pkedit.models.chat import ChatModel
 from pkedit.prompts import Demonstration, Kind, SafeEditCase, load_safeedit
-from pkedit.run import safeedit, safeedit_case
-from pkedit.run.safeedit import draw, print_safeedit, run_safeedit
-from pkedit.run.safeedit_case import case_suite, edit_case, sample_kept
-from pkedit.run.safeedit_folder import CaseRow, SafeEditFolder
-from pkedit.run.safeedit_settings import SafeEditRecord, SafeEditSettings
-from pkedit.run.safeedit_table import averages, unjudged
+from pkedit.run.safeedit import case as safeedit_case
+from pkedit.run.safeedit import protocol
+from pkedit.run.safeedit.case import case_suite, edit_case, sample_kept
+from pkedit.run.safeedit.folder import CaseRow, SafeEditFolder
+from pkedit.run.safeedit.protocol import draw, print_safeedit, run_safeedit
+from pkedit.run.safeedit.settings import SafeEditRecord, SafeEditSettings
+from pkedit.run.safeedit.table import averages, unjudged
 from pkedit.safeedit_cli import register
 from tiny import changed_weights, leftovers, make_chat, make_demonstrations, snapshot
 
@@ -134,7 +135,7 @@ def test_the_model_is_bit_for_bit_the_same_after_every_case(
     changed: list[list[str]] = []
     measured: list[tuple[str, bool]] = []
     append = SafeEditFolder.append
-    measure = safeedit.measure_case
+    measure = protocol.measure_case
 
     def checked_append(self: SafeEditFolder, row: CaseRow) -> None:
         changed.append(changed_weights(chat.model, before) + leftovers(chat.model))
@@ -145,7 +146,7 @@ def test_the_model_is_bit_for_bit_the_same_after_every_case(
         return measure(*arguments, arm=arm)
 
     monkeypatch.setattr(SafeEditFolder, "append", checked_append)
-    monkeypatch.setattr(safeedit, "measure_case", checked_measure)
+    monkeypatch.setattr(protocol, "measure_case", checked_measure)
     run_safeedit(settings_for(method), tmp_path / "run", chat=chat, judges=[Reads()])
     assert changed == [[], [], []]
     assert set(measured) == {("vanilla", False)} | ({(method, True)} if method != "vanilla" else set())
@@ -190,7 +191,7 @@ def test_a_killed_run_goes_on_behind_its_last_finished_case(
 ) -> None:
     whole = run_safeedit(settings_for(), tmp_path / "whole", chat=chat, judges=[Reads()])
     done: list[str] = []
-    original = safeedit.edit_case
+    original = protocol.edit_case
 
     def stops_after_two(chat: ChatModel, case: SafeEditCase, *others: Any) -> Any:
         if len(done) == 2:
@@ -199,7 +200,7 @@ def test_a_killed_run_goes_on_behind_its_last_finished_case(
         return original(chat, case, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(safeedit, "edit_case", stops_after_two)
+        patch.setattr(protocol, "edit_case", stops_after_two)
         with pytest.raises(KeyboardInterrupt):
             run_safeedit(settings_for(), tmp_path / "run", chat=chat, judges=[Reads()])
     path = tmp_path / "run" / "cases.jsonl"
@@ -223,7 +224,7 @@ def test_a_finished_run_needs_no_model_to_print_again(
     tmp_path: Path, chat: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_safeedit(settings_for(), tmp_path / "run", chat=chat, judges=[Reads()])
-    monkeypatch.setattr(safeedit, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(protocol, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     again = run_safeedit(settings_for(), tmp_path / "run")
     assert again.metrics == first.metrics
 
@@ -305,7 +306,7 @@ def test_unknown_methods_and_files_are_refused(tmp_path: Path) -> None:
 def test_an_edit_that_diverges_is_counted_and_the_others_go_on(
     tmp_path: Path, chat: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = safeedit.edit_case
+    original = protocol.edit_case
     bad = draw(CASES, settings_for())[1].id
 
     def diverges(chat: ChatModel, case: SafeEditCase, *others: Any) -> Any:
@@ -313,7 +314,7 @@ def test_an_edit_that_diverges_is_counted_and_the_others_go_on(
             raise NonFiniteLossError(3, "safe")
         return original(chat, case, *others)
 
-    monkeypatch.setattr(safeedit, "edit_case", diverges)
+    monkeypatch.setattr(protocol, "edit_case", diverges)
     record = run_safeedit(settings_for(), tmp_path / "run", chat=chat, judges=[Reads()])
     assert record.failed == [bad]
     assert record.metrics["pke"]["ds"].n == record.metrics["vanilla"]["ds"].n == 2
@@ -430,13 +431,13 @@ def test_the_command_passes_on_what_it_was_given(
     tmp_path: Path, chat: ChatModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[SafeEditSettings] = []
-    original = safeedit.run_safeedit
+    original = protocol.run_safeedit
 
     def stub(settings: SafeEditSettings, out: Path, **_: Any) -> SafeEditRecord:
         asked.append(settings)
         return original(settings_for("dinm", cases=1), out, chat=chat, judges=[Reads()])
 
-    monkeypatch.setattr("pkedit.run.safeedit.run_safeedit", stub)
+    monkeypatch.setattr("pkedit.run.safeedit.protocol.run_safeedit", stub)
     app = typer.Typer()
     app.callback()(lambda: None)
     prepared: list[bool] = []

@@ -21,7 +21,7 @@ from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
 from pkedit.prompts import ContrastPair, Demonstration, Kind, Prompt, SafeEditCase, cross
 from pkedit.run.data import read_splits
-from pkedit.run.safeedit_settings import SafeEditSettings
+from pkedit.run.safeedit.settings import SafeEditSettings
 from pkedit.settings import RunSettings
 
 KNOWLEDGE = "knowledge"

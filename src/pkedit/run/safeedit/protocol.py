@@ -19,10 +19,10 @@ from pkedit.models.loading import load_model
 from pkedit.models.memory import give_back_freed_memory
 from pkedit.prompts import PRESETS, Demonstration, SafeEditCase, load_safeedit
 from pkedit.prompts.fetching import fetch
-from pkedit.run.safeedit_case import edit_case, measure_case, sample_kept
-from pkedit.run.safeedit_folder import CASES, RECORD, CaseRow, SafeEditFolder
-from pkedit.run.safeedit_settings import SafeEditRecord, SafeEditSettings
-from pkedit.run.safeedit_table import averages, recorded, safeedit_table, sentences, unjudged
+from pkedit.run.safeedit.case import edit_case, measure_case, sample_kept
+from pkedit.run.safeedit.folder import CASES, RECORD, CaseRow, SafeEditFolder
+from pkedit.run.safeedit.settings import SafeEditRecord, SafeEditSettings
+from pkedit.run.safeedit.table import averages, recorded, safeedit_table, sentences, unjudged
 from pkedit.run.stages import Observer, Silent
 
 PRESET = "safeedit"

@@ -17,7 +17,7 @@ from pkedit.errors import RunFolderError
 from pkedit.evaluate.measure import Response, StoredVerdict
 from pkedit.models.remote_endpoint import check_address
 from pkedit.run.record import new_record, write_atomically
-from pkedit.run.safeedit_settings import SCHEMA_VERSION, SafeEditRecord, SafeEditSettings
+from pkedit.run.safeedit.settings import SCHEMA_VERSION, SafeEditRecord, SafeEditSettings
 from pkedit.settings import RunSettings
 
 RECORD, CASES = "safeedit.json", "cases.jsonl"

@@ -12,9 +12,9 @@ from pkedit.evaluate.stats import CONFIDENCE, Metric, mean_with_interval, propor
 from pkedit.evaluate.text import ngram_entropy
 from pkedit.judges.base import Judgement
 from pkedit.run.record import RecordedMetric
-from pkedit.run.safeedit_case import KNOWLEDGE
-from pkedit.run.safeedit_folder import CaseRow
-from pkedit.run.safeedit_settings import SafeEditRecord
+from pkedit.run.safeedit.case import KNOWLEDGE
+from pkedit.run.safeedit.folder import CaseRow
+from pkedit.run.safeedit.settings import SafeEditRecord
 
 GENERALISATION_GROUPS = DEFENCE_GROUPS[1:]
 METHOD_NAMES = {"vanilla": "Vanilla", "pke": "PKE", "dinm": "DINM", "ft": "FT-L"}

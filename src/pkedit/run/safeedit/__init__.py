@@ -1,0 +1,1 @@
+"""SafeEdit's protocol: one instance is edited, asked about and reverted at a time."""
