@@ -9,14 +9,11 @@ from functools import cached_property
 
 from pkedit.edit.baselines import suffixed
 from pkedit.edit.delta import Delta
-from pkedit.errors import RunFolderError
 from pkedit.evaluate.capability import Capability, check_tasks, measure_capability
 from pkedit.evaluate.compare import Comparison, compare_arms
-from pkedit.evaluate.drift import Drift, DriftMeter
+from pkedit.evaluate.drift import DriftMeter
 from pkedit.evaluate.measure import (
     Measurement,
-    Response,
-    StoredVerdict,
     measure,
     unjudged,
     with_capability,
@@ -43,6 +40,7 @@ from pkedit.run.record import (
     write_atomically,
 )
 from pkedit.run.stages import Stages
+from pkedit.run.stored import read_measurement, write_measurement
 
 # Enough for a few sentences of thought and the verdict.
 VERDICT_TOKENS = 300
@@ -117,8 +115,8 @@ class Measuring(Stages):
                         original = _harmless_answers(one)
                         meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
                         one = with_drift(one, meter.original())
-                    self._write_measurement(arm, one)
-            measured[arm] = self._read_measurement(arm)
+                    write_measurement(self._folder, arm, one)
+            measured[arm] = read_measurement(self._folder, arm, self.judges)
             if arm == "vanilla" and meter is None:
                 original = _harmless_answers(measured[arm])
                 meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
@@ -251,45 +249,6 @@ class Measuring(Stages):
             return
         with Delta.load(self._folder.arm_file(arm, "delta.safetensors")).applied_to(self.chat):
             yield
-
-    def _write_measurement(self, arm: str, measured: Measurement) -> None:
-        self._folder.write_lines(self._folder.arm_file(arm, "responses.jsonl"), measured.responses)
-        metrics = {name: asdict(metric) for name, metric in measured.metrics.items()}
-        drift = None if measured.drift is None else asdict(measured.drift)
-        content = json.dumps({"metrics": metrics, "drift": drift})
-        write_atomically(self._folder.arm_file(arm, "measured.json"), content)
-
-    def _read_measurement(self, arm: str) -> Measurement:
-        path = self._folder.arm_file(arm, "measured.json")
-        rows = self._folder.read_lines(self._folder.arm_file(arm, "responses.jsonl"))
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            drift = content["drift"]
-            measured = Measurement(
-                {name: Metric(**metric) for name, metric in content["metrics"].items()},
-                tuple(
-                    Response(**{**row, "verdicts": tuple(StoredVerdict(**one) for one in row["verdicts"])})
-                    for row in rows
-                ),
-                None if drift is None else Drift(**{name: tuple(values) for name, values in drift.items()}),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunFolderError(
-                f"{path.parent}: damaged, or of another pkedit ({error}); remove the run folder and run again"
-            ) from None
-        self._check_judged_alike(arm, measured)
-        return measured
-
-    def _check_judged_alike(self, arm: str, measured: Measurement) -> None:
-        """Whether the judges of now are those whose verdicts are on disk: arms judged by others cannot be compared."""
-        now = {(judge.name, judge.version) for judge in self.judges}
-        then = {(verdict.judge, verdict.version) for one in measured.responses for verdict in one.verdicts}
-        if then - now:
-            names = ", ".join(f"{name} {version}" for name, version in sorted(then - now))
-            raise RunFolderError(
-                f"{self._folder.path}: the answers of {arm} were judged by {names}, which is of another version now; "
-                "give another --out"
-            )
 
 
 def _harmless_answers(measured: Measurement) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pkedit.run.folder import RunFolder
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import RunRecord
 from pkedit.run.stages import Observer
+from pkedit.run.stored import read_measurement, write_measurement
 from pkedit.settings import RunSettings
 
 
@@ -68,12 +69,12 @@ class _RemoteEvaluation(Measuring):
                 if answer.status is AnswerStatus.ANSWERED
             ]
             metrics = rates(responses, judges) | text_metrics(said, {})
-            self._write_measurement("vanilla", Measurement(metrics, tuple(responses), None))
+            write_measurement(self._folder, "vanilla", Measurement(metrics, tuple(responses), None))
             self._add_usage(model)
             # Where answers are missing the same call asks for them again, and for nothing else.
             if all(answer.status is not AnswerStatus.FAILED for answer in answers):
                 self.finish("measure vanilla", started)
-        self._combine({"vanilla": self._read_measurement("vanilla")})
+        self._combine({"vanilla": read_measurement(self._folder, "vanilla", self.judges)})
         self._folder.record.model_note = f"{model.endpoint.base_url}, by its API"
         self._folder.save()
         return self._folder.record
