@@ -50,3 +50,8 @@ class OutOfMemoryError(PkeditError):
 
 class RunFolderError(PkeditError):
     """A run folder holds a run with other settings, or is not a run folder."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that an error of a library says, for a message of one line; its kind where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pkedit.errors import ChatTemplateError, PkeditError
+from pkedit.errors import ChatTemplateError, PkeditError, first_line
 from pkedit.evaluate.stats import Metric, mcnemar, paired_difference, proportion
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
@@ -135,11 +135,11 @@ def _load(manager: Any, name: str) -> list[Any]:
         loaded = list(manager.load([name])["tasks"].values())
     except (OSError, DatasetsError) as error:
         raise CapabilityError(
-            f"the items of task {name!r} cannot be had: {_first_line(error)} "
+            f"the items of task {name!r} cannot be had: {first_line(error)} "
             "(they come from the Hub; go online, or use the task everyday, which needs no network)"
         ) from error
     except ImportError as error:
-        raise CapabilityError(f"task {name!r} needs a package that is not installed: {_first_line(error)}") from error
+        raise CapabilityError(f"task {name!r} needs a package that is not installed: {first_line(error)}") from error
     for task in loaded:
         if getattr(task, "UNSAFE_CODE", False):
             raise CapabilityError(f"task {name!r} executes code that the model writes; pkedit does not run it")
@@ -251,7 +251,3 @@ def _replaced(owner: Any, **attributes: Any) -> Generator[None]:
     finally:
         for name, value in usual.items():
             setattr(owner, name, value)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from pkedit.errors import ModelLoadError
+from pkedit.errors import ModelLoadError, first_line
 from pkedit.judges.base import Judgement, Verdict
 from pkedit.judges.guard_families import CHAT_FAMILIES, Opinion, chat_family, harmful_classes
 
@@ -67,11 +67,11 @@ class GuardJudge:
             ChatTemplateError: a chat guard without its chat template.
         """
         from pkedit.judges.guard_models import ChatGuard, ClassifierGuard
-        from pkedit.models.loading import _placement
+        from pkedit.models.loading import placement
 
         self.name = f"guard:{model}"
         self._model, self._revision = model, revision
-        self._place, self._dtype, self.reason = _placement(device, dtype)
+        self._place, self._dtype, self.reason = placement(device, dtype)
         folder = Path(model).expanduser()
         self._source = str(folder) if folder.is_dir() else model
         self._config, self._tokenizer = self._read_config()
@@ -210,10 +210,8 @@ class GuardJudge:
             raise self._cannot_load(error) from error
 
     def _cannot_load(self, error: BaseException) -> ModelLoadError:
-        from pkedit.models.loading import _first_line
-
         return ModelLoadError(
-            f"cannot load the guard {self._model!r}: {_first_line(error)} (give a Hub id or a model folder; a gated "
+            f"cannot load the guard {self._model!r}: {first_line(error)} (give a Hub id or a model folder; a gated "
             "model wants its licence accepted on huggingface.co and `hf auth login`; offline, give a folder)"
         )
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pkedit.errors import ChatTemplateError, ModelLoadError
+from pkedit.errors import ChatTemplateError, ModelLoadError, first_line
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import family_of, find_sites, probe
 
@@ -38,7 +38,7 @@ def load_model(
         ModelLoadError: not found, not readable, or of an unknown architecture.
         ChatTemplateError: no chat template and none given, or the given file is missing.
     """
-    place, chosen, reason = _placement(device, dtype)
+    place, chosen, reason = placement(device, dtype)
     source, extra = _source(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **extra)
@@ -49,7 +49,7 @@ def load_model(
             model.to(place)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelLoadError(
-            f"cannot load {name!r}: {_first_line(error)} (give a Hub id, a model folder, a .gguf file, or 'smollm2')"
+            f"cannot load {name!r}: {first_line(error)} (give a Hub id, a model folder, a .gguf file, or 'smollm2')"
         ) from error
     model.eval()
     _forget_gguf(model)
@@ -116,7 +116,7 @@ def _embedded_gguf() -> Path:
     return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
 
 
-def _placement(device: str | None, dtype: str | None) -> tuple[str, torch.dtype, str]:
+def placement(device: str | None, dtype: str | None) -> tuple[str, torch.dtype, str]:
     """Device, dtype and the reason for both."""
     if dtype is not None and dtype not in DTYPES:
         raise ModelLoadError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
@@ -164,7 +164,3 @@ def _read_template(path: Path) -> str:
     if not path.is_file():
         raise ChatTemplateError(f"{path}: no such chat template file")
     return path.read_text(encoding="utf-8")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

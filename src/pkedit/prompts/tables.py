@@ -7,7 +7,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO, Any
 
-from pkedit.errors import PromptFileError
+from pkedit.errors import PromptFileError, first_line
 
 Source = Path | Traversable
 Row = dict[str, Any]
@@ -164,8 +164,7 @@ def _parquet_rows(source: Source) -> Iterator[tuple[int, Row]]:
                     number += 1
                     yield number, row
         except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise PromptFileError(f"{source}: not a Parquet file that can be read ({reason})") from None
+            raise PromptFileError(f"{source}: not a Parquet file that can be read ({first_line(error)})") from None
 
 
 def _listed(names: list[str]) -> str:

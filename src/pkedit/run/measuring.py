@@ -56,7 +56,9 @@ class Measuring(Stages):
         Raises:
             PkeditError: there is no such judge or task, or it cannot be had.
         """
-        if len(self.judges) > 0 and self._settings.evaluate.capability:
+        # Making the judges finds out whether they can be had.
+        _ = self.judges
+        if self._settings.evaluate.capability:
             check_tasks(self._settings.evaluate.capability)
         self._check_keys()
 

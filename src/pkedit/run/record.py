@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pkedit.errors import RunFolderError
+from pkedit.errors import RunFolderError, first_line
 from pkedit.settings import RunSettings
 
 SCHEMA_VERSION = 2
@@ -150,7 +150,7 @@ class RunRecord(_Record):
         except FileNotFoundError:
             raise RunFolderError(f"{folder}: not a run folder (no run.json)") from None
         except (OSError, ValueError, AttributeError, ValidationError) as error:
-            raise RunFolderError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+            raise RunFolderError(f"{path}: damaged ({first_line(error)})") from None
 
 
 def new_record(settings: RunSettings) -> RunRecord:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pkedit.errors import RunFolderError
+from pkedit.errors import RunFolderError, first_line
 from pkedit.evaluate.measure import Response, StoredVerdict
 from pkedit.models.remote_endpoint import check_address
 from pkedit.run.record import new_record, write_atomically
@@ -126,7 +126,7 @@ def _read_record(path: Path) -> SafeEditRecord:
             raise RunFolderError(f"{path}: schema version {found}, this pkedit reads {SCHEMA_VERSION}")
         return SafeEditRecord.model_validate(content)
     except (OSError, ValueError, AttributeError, ValidationError) as error:
-        raise RunFolderError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+        raise RunFolderError(f"{path}: damaged ({first_line(error)})") from None
 
 
 def _read_rows(path: Path) -> dict[str, CaseRow]:
