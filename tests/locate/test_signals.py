@@ -64,7 +64,8 @@ def made_up(decision: Tensor) -> Trace:
     """A one-layer trace with the given activations at the decision tokens, [n, I]."""
     width = decision.shape[1]
     nothing = torch.zeros_like(decision)
-    return Trace((LayerTrace(nothing, nothing, torch.zeros(width), decision, nothing),), torch.zeros(len(decision)))
+    layer = LayerTrace(nothing, nothing, torch.zeros(width), decision.mean(0), decision.var(0), nothing)
+    return Trace((layer,), torch.zeros(len(decision)))
 
 
 @pytest.mark.parametrize(("layer", "index", "seed"), [(1, 7, 0), (1, 40, 1), (1, 0, 2)])
@@ -125,7 +126,7 @@ def test_contributions_are_the_mean_over_pairs(planted: Planted) -> None:
 def test_a_neuron_that_is_always_at_its_mean_contributes_nothing() -> None:
     gradient = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     steady = torch.tensor([2.0, 0.0, -1.0])
-    layer = LayerTrace(steady * gradient, gradient, steady, gradient, gradient)
+    layer = LayerTrace(steady * gradient, gradient, steady, steady, steady, gradient)
     both = Trace((layer,), torch.zeros(4))
     torch.testing.assert_close(contributions(both, both)[0], torch.zeros(3))
     torch.testing.assert_close(utilities(both)[0], torch.zeros(3))
@@ -140,7 +141,7 @@ def test_utilities_are_never_negative_and_not_all_zero(chat: ChatModel) -> None:
 def test_help_in_one_answer_and_harm_in_another_do_not_cancel() -> None:
     product = torch.tensor([[1.0, 0.1], [-1.0, 0.1]])
     nothing = torch.zeros(2, 2)
-    harmless = Trace((LayerTrace(product, nothing, torch.zeros(2), nothing, nothing),), torch.zeros(2))
+    harmless = Trace((LayerTrace(product, nothing, torch.zeros(2), nothing, nothing, nothing),), torch.zeros(2))
     assert utilities(harmless)[0].tolist() == pytest.approx([1.0, 0.1])
 
 

@@ -1,12 +1,13 @@
 """The trace holds what plain automatic differentiation gives, one dialogue at a time and without padding."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from pkedit.locate.trace import EXACT_WIDTH, Trace, trace
+from pkedit.locate.trace import EXACT_WIDTH, Trace, summed, trace
 from pkedit.models.batches import Dialogue, dialogue
 from pkedit.models.chat import ChatModel
 from tiny import (
@@ -32,7 +33,7 @@ def dialogues(chat: ChatModel) -> tuple[list[Dialogue], list[float]]:
     return [*items, dialogue(chat, kept.prompt.text, kept.answer)], [*signs, 0.5]
 
 
-def traced(chat: ChatModel, *, tokens_per_batch: int = 40, seed: int = 0) -> Trace:
+def traced(chat: ChatModel, *, tokens_per_batch: int = 40, seed: int = 0, **what: Any) -> Trace:
     items, signs = dialogues(chat)
     return trace(
         chat,
@@ -42,6 +43,7 @@ def traced(chat: ChatModel, *, tokens_per_batch: int = 40, seed: int = 0) -> Tra
         first_weight=FIRST_WEIGHT,
         tokens_per_batch=tokens_per_batch,
         seed=seed,
+        **what,
     )
 
 
@@ -118,17 +120,35 @@ def test_mean_activation_counts_every_token_once_and_no_padding(chat: ChatModel)
         torch.testing.assert_close(seen.mean, every_token.mean(0), rtol=1e-4, atol=1e-5)
 
 
-def test_decision_is_the_mean_over_last_prompt_token_and_first_answer_tokens(chat: ChatModel) -> None:
+def test_decisions_are_means_over_last_prompt_token_and_first_answer_tokens(chat: ChatModel) -> None:
     items, _ = dialogues(chat)
     shown, _ = plainly(chat)
-    found = traced(chat)
-    for number, item in enumerate(items):
-        start = len(item.prompt) - 1
-        # The last answer token is never read to predict another one.
-        places = slice(start, min(start + FIRST_TOKENS + 1, len(item) - 1))
+    chosen = [True, False, True, True, False, True, False]
+    for compared in (None, chosen):
+        found = traced(chat, compared=compared)
         for layer, seen in enumerate(found.layers):
-            expected = shown[number][layer].activation[places].mean(0)
-            torch.testing.assert_close(seen.decision[number], expected, rtol=1e-4, atol=1e-5)
+            decisions = []
+            for number, item in enumerate(items):
+                if compared is None or compared[number]:
+                    start = len(item.prompt) - 1
+                    # The last answer token is never read to predict another one.
+                    places = slice(start, min(start + FIRST_TOKENS + 1, len(item) - 1))
+                    decisions.append(shown[number][layer].activation[places].mean(0))
+            expected = torch.stack(decisions)
+            torch.testing.assert_close(seen.decision_mean, expected.mean(0), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(seen.decision_variance, expected.var(0), rtol=1e-3, atol=1e-7)
+
+
+def test_dialogues_of_one_row_are_added_up(chat: ChatModel) -> None:
+    alone, rows = traced(chat), [0, 0, 1, 1, 1, 0, 1]
+    for one, added in zip(alone.layers, traced(chat, rows=rows).layers, strict=True):
+        for name in ("product", "gradient"):
+            whole = getattr(one, name)
+            expected = torch.stack([whole[[row == which for row in rows]].sum(0) for which in (0, 1)])
+            torch.testing.assert_close(getattr(added, name), expected, rtol=1e-4, atol=1e-6)
+    for one, added in zip(summed(alone).layers, traced(chat, rows=[0] * 7).layers, strict=True):
+        torch.testing.assert_close(one.product, added.product, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.gradient, added.gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_the_sketch_of_a_narrow_model_is_the_true_gradient_of_the_write_weights(chat: ChatModel) -> None:
@@ -159,11 +179,21 @@ def test_the_sketch_of_a_wide_model_keeps_the_lengths_of_the_gradient() -> None:
         assert not torch.equal(seen.sketch, elsewhere.sketch)
 
 
+def test_a_layer_is_sketched_as_widely_as_asked_and_the_others_as_before() -> None:
+    chat = make_chat("llama", hidden=2 * EXACT_WIDTH, neurons=40, initializer_range=0.05)
+    whole, (none, some) = traced(chat), traced(chat, sketch_widths=[0, EXACT_WIDTH]).layers
+    assert none.sketch.shape == (0, 40)
+    torch.testing.assert_close(some.sketch, whole.layers[1].sketch)
+    coarse, _ = traced(chat, sketch_widths=[32, 0]).layers
+    ratio = float(coarse.sketch.norm() / whole.layers[0].sketch.norm())
+    assert ratio == pytest.approx(1.0, abs=0.3)
+
+
 def test_batching_does_not_change_the_trace(chat: ChatModel) -> None:
     alone, together = traced(chat, tokens_per_batch=1), traced(chat, tokens_per_batch=10_000)
     torch.testing.assert_close(alone.log_likelihood, together.log_likelihood, rtol=1e-4, atol=1e-5)
     for one, all_at_once in zip(alone.layers, together.layers, strict=True):
-        for name in ("product", "gradient", "mean", "decision", "sketch"):
+        for name in ("product", "gradient", "mean", "decision_mean", "decision_variance", "sketch"):
             torch.testing.assert_close(getattr(one, name), getattr(all_at_once, name), rtol=1e-3, atol=1e-5)
 
 

@@ -1,7 +1,8 @@
 """The whole of locating: trace pairs and harmless answers, compute every signal, choose the region."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from pkedit.errors import TooFewPairsError
 from pkedit.locate.pathway import contributions
 from pkedit.locate.region import Region, choose_region
 from pkedit.locate.selectivity import selectivities
-from pkedit.locate.trace import Trace, trace
+from pkedit.locate.trace import EXACT_WIDTH, Trace, summed, trace
 from pkedit.locate.utility import utilities
 from pkedit.locate.weights import weight_change, weight_change_after_steps
 from pkedit.models.batches import Dialogue, answer_scores, dialogue, make_batch
@@ -19,6 +20,10 @@ from pkedit.models.precision import arithmetic
 from pkedit.models.sequences import by_length
 from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import LocateSettings
+
+# Of the sketch in layers that only the profile of the model shows: the length of a whole layer's change is a mean
+# over thousands of neurons, so a coarse one is enough.
+PROFILE_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,10 @@ def locate(
     ]
     total = len(margin) + len(harmless)
 
-    def traced(dialogues: Sequence[Dialogue], signs: Sequence[float], before: int) -> Trace:
+    depth = len(chat.sites) - 1
+    layers = round(settings.first_layer * depth), round(settings.last_layer * depth)
+
+    def traced(dialogues: Sequence[Dialogue], signs: Sequence[float], before: int, **what: Any) -> Trace:
         return trace(
             chat,
             dialogues,
@@ -70,13 +78,23 @@ def locate(
             tokens_per_batch=settings.tokens_per_batch,
             seed=seed,
             progress=None if progress is None else lambda done, _: progress(before + done, total),
+            **what,
         )
 
     with chat.frozen(), arithmetic(chat, settings.precision, cast_once=True):
-        on_pairs = traced(margin, [1.0, -1.0] * len(pairs), 0)
-        on_harmless = traced(harmless, [1.0] * len(harmless), len(margin))
-    # Selectivity compares what the model does of itself: its unsafe answers with its harmless ones.
-    unsafe = replace(on_pairs, layers=tuple(replace(layer, decision=layer.decision[0::2]) for layer in on_pairs.layers))
+        on_harmless = traced(harmless, [1.0] * len(harmless), 0, sketch_widths=[0] * len(chat.sites))
+        useful = utilities(on_harmless)
+        # From here on only sums over dialogues are needed, which are small.
+        on_harmless = summed(on_harmless)
+        on_pairs = traced(
+            margin,
+            [1.0, -1.0] * len(pairs),
+            len(harmless),
+            rows=[0] * len(margin),
+            # Selectivity compares what the model does of itself: its unsafe answers with its harmless ones.
+            compared=[True, False] * len(pairs),
+            sketch_widths=_sketch_widths(len(chat.sites), layers),
+        )
     if settings.probe_steps == 1:
         change = weight_change(chat, on_pairs)
     else:
@@ -86,13 +104,12 @@ def locate(
             steps=settings.probe_steps,
             learning_rate=settings.probe_learning_rate,
         )
-    depth = len(chat.sites) - 1
     region = choose_region(
         {
             "weight_tracking": change.neuron,
             "pathway": contributions(on_pairs, on_harmless),
-            "selectivity": selectivities(unsafe, on_harmless),
-            "utility": utilities(on_harmless),
+            "selectivity": selectivities(on_pairs, on_harmless),
+            "utility": useful,
         },
         {
             "weight_tracking": settings.weight_tracking,
@@ -101,7 +118,7 @@ def locate(
             "utility": settings.utility,
         },
         count=settings.neurons,
-        layers=(round(settings.first_layer * depth), round(settings.last_layer * depth)),
+        layers=layers,
         per_layer=settings.per_layer,
     )
     return Located(
@@ -111,6 +128,11 @@ def locate(
         tuple(harmless),
         change.layer,
     )
+
+
+def _sketch_widths(sites: int, layers: tuple[int, int]) -> list[int]:
+    """Where neurons may be chosen each one's weight change is needed; elsewhere only the layer's, for its profile."""
+    return [EXACT_WIDTH if layers[0] <= layer <= layers[1] else PROFILE_WIDTH for layer in range(sites)]
 
 
 def pair_dialogues(chat: ChatModel, pairs: Sequence[ContrastPair], *, limit: int) -> list[Dialogue]:

@@ -14,8 +14,8 @@ def selectivities(harmful: Trace, harmless: Trace) -> tuple[Tensor, ...]:
     """
     scores = []
     for bad, good in zip(harmful.layers, harmless.layers, strict=True):
-        difference = bad.decision.mean(0) - good.decision.mean(0)
-        variance = (bad.decision.var(0) + good.decision.var(0)) / 2
+        difference = bad.decision_mean - good.decision_mean
+        variance = (bad.decision_variance + good.decision_variance) / 2
         floor = variance.median()
         scores.append(difference.abs() / torch.sqrt(torch.maximum(variance, floor)).clamp_min(1e-12))
     return tuple(scores)

@@ -1,14 +1,14 @@
-"""One forward and one backward pass that records what every signal needs.
+"""One forward and one backward pass that records what every signal needs, in little more memory than a plain one.
 
 For a scalar Q (the log-probability margin of the pairs, or the log-probability of harmless answers) it keeps,
 per layer: sums over tokens of a·∂Q/∂a and ∂Q/∂a (pathway and utility), the gradient of the write weights
-through a sketch (weight tracking), the mean activation, and the activations at the decision tokens
+through a sketch (weight tracking), the mean activation, and what the activations at the decision tokens are
 (selectivity). a is the MLP's hidden activation.
 """
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,17 +24,20 @@ EXACT_WIDTH = 128
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What one layer showed, in float32. n: dialogues, I: neurons of the layer.
+    """What one layer showed, in float32. I: neurons of the layer.
 
-    `product` Σ a·∂Q/∂a and `gradient` Σ ∂Q/∂a, per dialogue: [n, I]. `mean` activation over all tokens: [I].
-    `decision` mean activation over the last prompt token and the first answer tokens: [n, I].
+    `product` Σ a·∂Q/∂a and `gradient` Σ ∂Q/∂a, per row of the dialogues that were summed: [rows, I].
+    `mean` activation over all tokens: [I].
+    `decision_mean` and `decision_variance` over dialogues of the mean activation over the last prompt token and the
+    first answer tokens: [I].
     `sketch` S·∂Q/∂W_write, [s, I], where SᵀS = 1 in expectation (S is the identity for narrow models).
     """
 
     product: Tensor
     gradient: Tensor
     mean: Tensor
-    decision: Tensor
+    decision_mean: Tensor
+    decision_variance: Tensor
     sketch: Tensor
 
 
@@ -55,13 +58,32 @@ def trace(
     first_weight: float,
     tokens_per_batch: int,
     seed: int,
+    rows: Sequence[int] | None = None,
+    compared: Sequence[bool] | None = None,
+    sketch_widths: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Trace:
     """Traces Q = Σ sign · log p(answer | prompt), log p being the weighted mean per answer token.
 
     The weights are not touched: gradients are taken with respect to activations only.
+
+    Args:
+        chat: the model.
+        dialogues: prompts with answers.
+        signs: of each dialogue in Q.
+        first_tokens: answer tokens that weigh more, and are decision tokens.
+        first_weight: how much more.
+        tokens_per_batch: padded tokens in one pass.
+        seed: of the sketch.
+        rows: where each dialogue is added up in `product` and `gradient`; every one for itself if absent.
+        compared: the dialogues whose decision tokens count; all if absent.
+        sketch_widths: s of each layer, EXACT_WIDTH if absent; 0 where no sketch is wanted.
+        progress: called with dialogues done and in all.
     """
-    recorder = _Recorder(chat, len(dialogues), first_tokens, seed)
+    rows = range(len(dialogues)) if rows is None else rows
+    compared = [True] * len(dialogues) if compared is None else compared
+    widths = [EXACT_WIDTH] * len(chat.sites) if sketch_widths is None else sketch_widths
+    recorder = _Recorder(chat, max(rows) + 1, first_tokens, widths, seed)
     scores = torch.zeros(len(dialogues))
     groups = by_length([len(item) for item in dialogues], tokens=tokens_per_batch)
     done = 0
@@ -73,8 +95,12 @@ def trace(
                 first_weight=first_weight,
                 device=chat.device,
             )
-            lengths = [len(dialogues[index]) for index in group]
-            with recorder.watching(group, lengths, batch):
+            watched = _Watched(
+                torch.tensor([rows[index] for index in group]),
+                torch.tensor([compared[index] for index in group]),
+                [len(dialogues[index]) for index in group],
+            )
+            with recorder.watching(watched, batch):
                 per_dialogue = answer_scores(chat, batch)
                 sign = torch.tensor([signs[index] for index in group], device=chat.device)
                 (per_dialogue * sign).sum().backward()  # type: ignore[no-untyped-call]
@@ -85,73 +111,99 @@ def trace(
     return Trace(recorder.layers(), scores)
 
 
+def summed(one: Trace) -> Trace:
+    """The same trace with all dialogues in one row."""
+    return replace(
+        one,
+        layers=tuple(
+            replace(layer, product=layer.product.sum(0, keepdim=True), gradient=layer.gradient.sum(0, keepdim=True))
+            for layer in one.layers
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """The dialogues of one batch: the row each is added to, whether it is compared, and its length in tokens."""
+
+    rows: Tensor
+    compared: Tensor
+    lengths: list[int]
+
+
 class _Recorder:
     """Accumulates the sums of `LayerTrace` over batches."""
 
-    def __init__(self, chat: ChatModel, dialogues: int, first_tokens: int, seed: int) -> None:
+    def __init__(self, chat: ChatModel, rows: int, first_tokens: int, widths: Sequence[int], seed: int) -> None:
         self._chat = chat
         self._first_tokens = first_tokens
         self._tokens = 0
+        self._compared = 0
         generator = torch.Generator().manual_seed(seed)
-        self._projection = []
+        self._signs: list[Tensor | None] = []
         self._sums: list[dict[str, Tensor]] = []
-        for site in chat.sites:
+        for site, wanted in zip(chat.sites, widths, strict=True):
             device = site.write_vectors().device
-            width = min(site.hidden, EXACT_WIDTH)
-            if width == site.hidden:
-                projection = torch.eye(width)
-            else:
-                signs = torch.randint(0, 2, (width, site.hidden), generator=generator)
-                projection = (2.0 * signs - 1.0) / width**0.5
-            self._projection.append(projection.to(device))
+            width = min(site.hidden, wanted)
+            exact = site.hidden <= wanted
+            # Drawn at full width whatever is kept, so that no layer's sketch depends on another's.
+            drawn = torch.randint(0, 2, (EXACT_WIDTH, site.hidden), generator=generator).to(torch.int8)
+            self._signs.append(None if exact else (2 * drawn[:width] - 1).to(device))
             self._sums.append(
                 {
-                    "product": torch.zeros(dialogues, site.neurons, device=device),
-                    "gradient": torch.zeros(dialogues, site.neurons, device=device),
+                    "product": torch.zeros(rows, site.neurons, device=device),
+                    "gradient": torch.zeros(rows, site.neurons, device=device),
                     "mean": torch.zeros(site.neurons, device=device),
-                    "decision": torch.zeros(dialogues, site.neurons, device=device),
+                    # In float64: the variance is a difference of large sums.
+                    "decision": torch.zeros(site.neurons, device=device, dtype=torch.float64),
+                    "decision_square": torch.zeros(site.neurons, device=device, dtype=torch.float64),
                     "sketch": torch.zeros(width, site.neurons, device=device),
                 }
             )
 
     @contextmanager
-    def watching(self, group: Sequence[int], lengths: Sequence[int], batch: AnswerBatch) -> Generator[None]:
-        """Records the forward and the backward pass made inside, over the dialogues `group`."""
-        rows = torch.tensor(group)
-        real = torch.arange(batch.ids.shape[1]).unsqueeze(0) < torch.tensor(lengths).unsqueeze(1)
+    def watching(self, watched: _Watched, batch: AnswerBatch) -> Generator[None]:
+        """Records the forward and the backward pass made inside."""
+        real = torch.arange(batch.ids.shape[1]).unsqueeze(0) < torch.tensor(watched.lengths).unsqueeze(1)
         decisive = batch.place <= self._first_tokens
-        counts = torch.zeros(len(batch), device=batch.ids.device)
-        counts.index_add_(0, batch.row[decisive], torch.ones_like(batch.weight[decisive]))
+        # Each decision token's share in the mean of its dialogue: [dialogues, answer tokens].
+        shares = torch.zeros(len(batch), len(batch.place), device=batch.ids.device)
+        shares[batch.row[decisive], decisive.nonzero().squeeze(1)] = 1.0
+        shares = shares / shares.sum(1, keepdim=True)
         activations: dict[int, Tensor] = {}
 
         def on_activation(place: int, activation: Tensor) -> None:
-            sums = self._sums[place]
-            at = activation.device
-            kept = activation.detach().float() * real.to(at).unsqueeze(-1)
+            kept = activation.detach()
+            # Not a copy: the pass holds the tensor anyway, until its gradient comes.
             activations[place] = kept
-            sums["mean"] += kept.sum((0, 1))
-            chosen = kept[batch.row[decisive].to(at), batch.column[decisive].to(at)]
-            decision = torch.zeros(len(batch), kept.shape[-1], device=at)
-            decision.index_add_(0, batch.row[decisive].to(at), chosen)
-            sums["decision"][rows.to(at)] = decision / counts.to(at).unsqueeze(-1)
+            sums, at = self._sums[place], kept.device
+            answers = kept[batch.row.to(at), batch.column.to(at)].float()
+            with torch.autocast(at.type, enabled=False):
+                sums["mean"] += real.to(at).flatten().float() @ kept.flatten(0, 1).float()
+                decision = (shares.to(at) @ answers)[watched.compared.to(at)].double()
+            sums["decision"] += decision.sum(0)
+            sums["decision_square"] += decision.square().sum(0)
 
             def on_gradient(gradient: Tensor) -> None:
+                # Padding comes last, so nothing depends on it, and its gradient is zero.
                 gradient = gradient.float()
-                sums["product"][rows.to(at)] = (gradient * kept).sum(1)
-                sums["gradient"][rows.to(at)] = gradient.sum(1)
+                where = watched.rows.to(at)
+                sums["product"].index_add_(0, where, (gradient * kept.float()).sum(1))
+                sums["gradient"].index_add_(0, where, gradient.sum(1))
 
             activation.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
         def on_output(place: int, output: Tensor) -> None:
             def on_gradient(gradient: Tensor) -> None:
-                flat = gradient.float().flatten(0, 1)
-                narrow = self._projection[place] @ flat.T
-                self._sums[place]["sketch"] += narrow @ activations.pop(place).flatten(0, 1)
+                kept, sketch = activations.pop(place), self._sums[place]["sketch"]
+                if len(sketch):
+                    sketch += self._narrowed(place, gradient.float().flatten(0, 1)) @ kept.float().flatten(0, 1)
 
             output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
         writes = [site.write for site in self._chat.sites]
-        self._tokens += sum(lengths)
+        self._tokens += sum(watched.lengths)
+        self._compared += int(watched.compared.sum())
         with (
             gradients_from(self._chat.sites[0].block),
             inputs_of(writes, on_activation),
@@ -159,14 +211,25 @@ class _Recorder:
         ):
             yield
 
+    def _narrowed(self, place: int, gradient: Tensor) -> Tensor:
+        """S·gradientᵀ, [s, tokens] from [tokens, hidden]."""
+        signs = self._signs[place]
+        if signs is None:
+            return gradient.T
+        return (signs.float() / len(signs) ** 0.5) @ gradient.T
+
     def layers(self) -> tuple[LayerTrace, ...]:
-        return tuple(
-            LayerTrace(
-                product=sums["product"],
-                gradient=sums["gradient"],
-                mean=sums["mean"] / max(self._tokens, 1),
-                decision=sums["decision"],
-                sketch=sums["sketch"],
-            )
-            for sums in self._sums
+        return tuple(self._layer(sums) for sums in self._sums)
+
+    def _layer(self, sums: dict[str, Tensor]) -> LayerTrace:
+        mean = sums["decision"] / max(self._compared, 1)
+        # Of a sample, as `Tensor.var` has it.
+        variance = (sums["decision_square"] - self._compared * mean.square()) / max(self._compared - 1, 1)
+        return LayerTrace(
+            product=sums["product"],
+            gradient=sums["gradient"],
+            mean=sums["mean"] / max(self._tokens, 1),
+            decision_mean=mean.float(),
+            decision_variance=variance.clamp_min(0.0).float(),
+            sketch=sums["sketch"],
         )

@@ -11,6 +11,7 @@ from pkedit.locate.trace import Trace
 def utilities(harmless: Trace) -> tuple[Tensor, ...]:
     """Mean |Σ_tokens (a − ā)·∂log p/∂a| over harmless dialogues, per layer [I].
 
-    Absolute per dialogue: a neuron that helps one answer and hurts another matters to both.
+    Absolute per dialogue, so the trace must have a row for each: a neuron that helps one answer and hurts another
+    matters to both.
     """
     return tuple((seen.product - seen.mean * seen.gradient).abs().mean(0) for seen in harmless.layers)
