@@ -8,10 +8,12 @@ answers of one edit share one opening, the one the model itself finds likeliest,
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from pkedit.errors import TooFewPairsError
-from pkedit.models.batches import answer_logits, dialogue, log_likelihoods, make_batch
+from pkedit.models.batches import Dialogue, make_batch, state_likelihoods
 from pkedit.models.chat import ChatModel
+from pkedit.models.keys import lent, read_beginning
 from pkedit.prompts.types import Prompt
 
 
@@ -28,15 +30,22 @@ def natural_refusals(
     groups: dict[tuple[int, ...], list[str]] = {}
     for phrasing in phrasings:
         groups.setdefault(tuple(chat.answer_ids(phrasing, limit=opening_tokens, ended=False)), []).append(phrasing)
-    scores = []
+    openings = [chat.answer_ids(members[0], limit=opening_tokens, ended=False) for members in groups.values()]
     with chat.frozen(), torch.no_grad():
-        for members in groups.values():
-            batch = make_batch(
-                [dialogue(chat, prompt.text, members[0], limit=opening_tokens, ended=False) for prompt in prompts],
-                first_tokens=0,
-                first_weight=1.0,
-                device=chat.device,
-            )
-            scores.append(float(log_likelihoods(answer_logits(chat, batch), batch.target).mean()))
-    best = max(range(len(scores)), key=scores.__getitem__)
-    return list(groups.values())[best]
+        scores = sum(_likelihoods(chat, chat.prompt_ids(prompt.text), openings) for prompt in prompts)
+    assert isinstance(scores, Tensor)
+    return list(groups.values())[int(scores.argmax())]
+
+
+def _likelihoods(chat: ChatModel, prompt: Sequence[int], openings: Sequence[Sequence[int]]) -> Tensor:
+    """Mean log p per token of each opening after the prompt, which is read once: [openings]."""
+    keys = read_beginning(chat.model, prompt[:-1])
+    batch = make_batch(
+        [Dialogue(tuple(prompt[-1:]), tuple(opening)) for opening in openings],
+        first_tokens=0,
+        first_weight=1.0,
+        device=chat.device,
+    )
+    cache = lent(keys, len(openings))
+    states = chat.model.base_model(input_ids=batch.ids, past_key_values=cache, use_cache=True).last_hidden_state
+    return batch.per_dialogue(state_likelihoods(chat, batch.at_answers(states), batch.target))
