@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pkedit.edit.delta import Delta
+from pkedit.edit.delta import Delta, LayerDelta
 from pkedit.edit.editor import edit
 from pkedit.edit.strength import HIGHEST, LOWEST, choose_strength, factor
 from pkedit.models.chat import ChatModel
@@ -34,6 +34,7 @@ class Scripted:
     asked: list[float] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.bfloat16
+    blocks: Sequence[torch.nn.Module] = ()
 
     def generate(self, texts: Sequence[str], **_: Any) -> list[str]:
         self.asked.append(self.strength)
@@ -50,6 +51,7 @@ class Scaled:
     """Stands for a delta: tells the model its strength."""
 
     factor: float = 1.0
+    layers: tuple[LayerDelta, ...] = (LayerDelta(1, torch.tensor([0]), {}, {}),)
 
     def __mul__(self, factor: float) -> "Scaled":
         return Scaled(factor)

@@ -6,6 +6,7 @@ import torch
 from pkedit.errors import ChatTemplateError, OutOfMemoryError
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import FAMILIES
+from pkedit.models.unchanged import UnchangedLayers
 from tiny import SAFE, SYSTEM, SYSTEM_TEMPLATE, TEMPLATE, make_chat, make_tokenizer, snapshot, token, words
 
 TEXTS = [words(count, seed=count) for count in (1, 9, 3, 3, 14, 6)]
@@ -71,6 +72,31 @@ def test_a_shared_beginning_is_read_once(llama: ChatModel) -> None:
     rest = max(len(llama.prompt_ids(text)) for text in TEXTS) - shared
     # The beginning, the rest of all prompts in one batch, and the last token of each, which begins the answer.
     assert read == [shared, len(TEXTS) * (rest - 1), len(TEXTS)]
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, SYSTEM_TEMPLATE], ids=["own beginnings", "shared beginning"])
+def test_layers_below_a_change_run_once_and_the_answers_are_those_of_the_whole_model(
+    chat: ChatModel, template: str
+) -> None:
+    chat.tokenizer.chat_template = template
+    original = chat.generate(TEXTS, max_new_tokens=6)
+    unchanged = UnchangedLayers(chat.blocks, 1)
+    assert chat.generate(TEXTS, max_new_tokens=6, unchanged=unchanged) == original
+    for factor in (-3.0, 5.0):
+        with torch.no_grad():
+            chat.sites[1].write_vectors().mul_(factor)
+        expected = chat.generate(TEXTS, max_new_tokens=6)
+        assert expected != original, "a change that shows nowhere proves nothing"
+        run: list[int] = []
+        handle = chat.sites[0].write.register_forward_pre_hook(lambda _, args, run=run: run.append(args[0].shape[1]))
+        assert chat.generate(TEXTS, max_new_tokens=6, unchanged=unchanged) == expected
+        handle.remove()
+        # Of the first layer only what all prompts begin with is read again, and then token by token the answers.
+        assert len([tokens for tokens in run if tokens > 1]) == (template is SYSTEM_TEMPLATE)
+        # Others that were not seen before are read as ever.
+        assert chat.generate(["w5 w6 w7"], max_new_tokens=6, unchanged=unchanged) == chat.generate(
+            ["w5 w6 w7"], max_new_tokens=6
+        )
 
 
 def test_saved_sampling_defaults_do_not_make_answers_random(llama: ChatModel) -> None:

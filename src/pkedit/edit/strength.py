@@ -13,6 +13,7 @@ from pkedit.judges.base import Judgement
 from pkedit.judges.rules import RuleJudge
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
+from pkedit.models.unchanged import UnchangedLayers
 from pkedit.prompts.types import Prompt
 from pkedit.settings import EditSettings
 
@@ -45,13 +46,14 @@ def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], s
     kinds = [[one for one in held_out if (one.attack is not None) is attacked] for attacked in (False, True)]
     kinds = [prompts for prompts in kinds if prompts]
     rates: dict[int, list[float]] = {}
+    unchanged = UnchangedLayers(chat.blocks, delta.layers[0].layer)
 
     def reached(power: int) -> bool:
         if power not in rates:
             rates[power] = []
             with (delta * factor(power)).applied_to(chat):
                 for prompts in kinds:
-                    rates[power].append(_attack_success(chat, prompts, settings))
+                    rates[power].append(_attack_success(chat, prompts, settings, unchanged))
                     # Once too many bare prompts are answered, the attacked ones, which are longer, change nothing.
                     if rates[power][-1] > settings.strength_target:
                         break
@@ -75,7 +77,7 @@ def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], s
     best = min(rates, key=lambda power: (*harm(power), power))
     for prompts in kinds[len(rates[best]) :]:
         with (delta * factor(best)).applied_to(chat):
-            rates[best].append(_attack_success(chat, prompts, settings))
+            rates[best].append(_attack_success(chat, prompts, settings, unchanged))
     return Strength(factor(best), max(rates[best]))
 
 
@@ -84,10 +86,15 @@ def factor(power: int) -> float:
     return round(RATIO**power, 2)
 
 
-def _attack_success(chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings) -> float:
+def _attack_success(
+    chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings, unchanged: UnchangedLayers
+) -> float:
     with arithmetic(chat, settings.precision):
         answers = chat.generate(
-            [prompt.text for prompt in prompts], max_new_tokens=settings.strength_tokens, batch_size=len(prompts)
+            [prompt.text for prompt in prompts],
+            max_new_tokens=settings.strength_tokens,
+            batch_size=len(prompts),
+            unchanged=unchanged,
         )
     verdicts = RuleJudge().judge([prompt.text for prompt in prompts], answers, harmful_request=True)
     return sum(verdict.judgement is Judgement.HARMFUL for verdict in verdicts) / len(verdicts)

@@ -3,29 +3,37 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pkedit.errors import ChatTemplateError, OutOfMemoryError
-from pkedit.models.family import MlpSite, blocks_of, family_of
+from pkedit.models.families import Family
+from pkedit.models.family import MlpSite, SiteId, blocks_of
 from pkedit.models.generation import GreedyGenerator
+from pkedit.models.head import logits_from
+from pkedit.models.reuse import cannot_reuse
+from pkedit.models.structure import body_of
+from pkedit.models.unchanged import UnchangedLayers
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class ChatModel:
-    """A causal language model with its tokenizer and the MLP of each layer.
+    """A causal language model with its tokenizer and its MLPs.
 
-    `name` is what the user asked for; `reason` says how device and dtype were chosen.
+    `name` is what the user asked for; `reason` says how device and dtype were chosen. `sites` are all MLPs, layers
+    ascending: one for each layer, and in a mixture of experts one more for each routed expert.
     """
 
     name: str
     model: Any
     tokenizer: Any
     sites: tuple[MlpSite, ...]
+    family: Family
     reason: str
 
     @property
@@ -46,17 +54,40 @@ class ChatModel:
     @property
     def blocks(self) -> list[nn.Module]:
         """The decoder layers."""
-        return blocks_of(self.model)
+        return blocks_of(self.model, self.family)
+
+    @property
+    def layers(self) -> int:
+        """How many decoder layers there are."""
+        return len(self.blocks)
+
+    @property
+    def body(self) -> Any:
+        """The model without its head: what gives the final hidden states."""
+        return body_of(self.model)
+
+    @cached_property
+    def places(self) -> dict[SiteId, MlpSite]:
+        """Each MLP by its layer and expert."""
+        return {site.id: site for site in self.sites}
+
+    @cached_property
+    def cannot_reuse(self) -> str | None:
+        """Why this model's keys and values cannot be used for more than one pass; None if they can."""
+        return cannot_reuse(self.model)
+
+    def sites_of(self, layer: int) -> tuple[MlpSite, ...]:
+        """The MLPs of one decoder layer."""
+        return tuple(site for site in self.sites if site.layer == layer)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] in float32 from final hidden states after the last norm [..., hidden]."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
-        # Granite divides its logits; a family that does something else to them belongs here too.
-        return logits.float() / getattr(self.model.config, "logits_scaling", 1.0)
+        return logits_from(self.model, hidden)
 
     def final_norm(self, hidden: Tensor) -> Tensor:
-        """The last norm, between the decoder layers and `head`."""
-        normed: Tensor = self.model.get_submodule(family_of(self.model).norm)(hidden)
+        """The last norm, between the decoder layers and `head`; nothing where the model has none."""
+        norm = None if self.family.norm is None else getattr(self.body, self.family.norm, None)
+        normed: Tensor = hidden if norm is None else norm(hidden)
         return normed
 
     def prompt_ids(self, text: str) -> list[int]:
@@ -86,17 +117,21 @@ class ChatModel:
         *,
         max_new_tokens: int,
         batch_size: int = 64,
+        unchanged: UnchangedLayers | None = None,
         progress: Progress | None = None,
     ) -> list[str]:
         """Greedy answers to user messages, in their order; at most `max_new_tokens` tokens each.
 
-        Sorted by length, so that batches hold little padding. The batch is halved when memory runs out.
+        Sorted by length, so that batches hold little padding. The batch is halved when memory runs out. With
+        `unchanged`, layers that have read the same prompts before do not run again.
 
         Raises:
             OutOfMemoryError: a single prompt does not fit.
         """
         prompts = [self.prompt_ids(text) for text in texts]
-        generator = GreedyGenerator(self.model, prompts, padding=self.tokenizer.pad_token_id)
+        generator = GreedyGenerator(
+            self.model, prompts, padding=self.tokenizer.pad_token_id, unchanged=unchanged
+        )
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         answers: dict[int, str] = {}
         while order:

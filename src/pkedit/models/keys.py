@@ -31,18 +31,35 @@ def taken(cache: DynamicCache, row: int, tokens: slice = slice(None), *, from_la
     return [(layer.keys[row, :, tokens], layer.values[row, :, tokens]) for layer in layers]
 
 
+def copied(
+    cache: DynamicCache, own: Sequence[Sequence[int]], beginning: Keys | None, *, from_layer: int = 0
+) -> list[Keys]:
+    """Keys and values of each row behind the beginning, without padding; copies, so that the batch can be forgotten."""
+    before = beginning[0][0].shape[-2] if beginning else 0
+    return [
+        [
+            (keys.clone(), values.clone())
+            for keys, values in taken(cache, row, slice(before, before + len(tokens)), from_layer=from_layer)
+        ]
+        for row, tokens in enumerate(own)
+    ]
+
+
 def lent(beginning: Keys | None, rows: int) -> DynamicCache:
     """A cache in which `rows` sequences have this beginning, without a copy; an empty one where there is none."""
     return DynamicCache([tuple(part.expand(rows, -1, -1, -1) for part in layer) for layer in beginning or []])
 
 
-def side_by_side(beginning: Keys | None, own: Sequence[Keys], *, room: int = 0) -> tuple[Keys, Tensor]:
+def side_by_side(
+    beginning: Keys | None, own: Sequence[Keys], *, room: int = 0, forget: bool = False
+) -> tuple[Keys, Tensor]:
     """Several sequences as one batch: the shared beginning, then padding, then each one's own, then `room` tokens.
 
     Args:
         beginning: what all sequences begin with, in the layers of `own`.
         own: the keys and values of each sequence behind the beginning.
         room: places left free at the end.
+        forget: `own` is emptied layer by layer, so that nothing is in memory twice.
 
     Returns:
         Keys and values of each layer, [rows, heads, tokens, width], and the mask without the room, [rows, tokens],
@@ -54,18 +71,20 @@ def side_by_side(beginning: Keys | None, own: Sequence[Keys], *, room: int = 0) 
     mask = torch.ones(len(own), width, dtype=torch.long, device=own[0][0][0].device)
     for row, length in enumerate(lengths):
         mask[row, shared : width - length] = 0
-    layers = []
-    for number, first in enumerate(own[0]):
+    layers: Keys = []
+    for number in range(len(own[0])):
+        # From the front where they are forgotten: what is left begins with the layer that comes next.
+        of_layer = [keys.pop(0) if forget else keys[number] for keys in own]
         merged = []
         for which in range(2):
-            heads, _, size = first[which].shape
-            states = first[which].new_empty(len(own), heads, width + room, size)
+            heads, _, size = of_layer[0][which].shape
+            states = of_layer[0][which].new_empty(len(own), heads, width + room, size)
             if beginning:
                 states[:, :, :shared] = beginning[number][which]
-            for row, keys in enumerate(own):
+            for row, parts in enumerate(of_layer):
                 # Zeros, not whatever was in memory: even without attention, a NaN would spread.
                 states[row, :, shared : width - lengths[row]] = 0.0
-                states[row, :, width - lengths[row] : width] = keys[number][which]
+                states[row, :, width - lengths[row] : width] = parts[which]
             merged.append(states)
         layers.append((merged[0], merged[1]))
     return layers, mask
