@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from pkedit.locate.region import Region, RegionNeuron
 from pkedit.models.chat import ChatModel
-from pkedit.models.family import find_sites, probe
+from pkedit.models.experts import calls_views
+from pkedit.models.loading import assemble as assemble_chat
 from pkedit.prompts.types import ContrastPair, Demonstration, Kind, Prompt
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>", "<user>", "<assistant>")
@@ -29,6 +30,20 @@ TEMPLATE = (
 # A system message long enough to be worth sharing.
 SYSTEM = " ".join(f"w{number}" for number in range(50, 60))
 SYSTEM_TEMPLATE = TEMPLATE.replace("{% for", f" {SYSTEM} {{% for", 1)
+
+# Laid out like Llama or like GPT-2, and configured by the same few arguments; `architectures.py` knows all others.
+PLAIN_FAMILIES = (
+    "gemma",
+    "gpt2",
+    "gpt_neox",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo2",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
 
 
 def make_tokenizer(*, chat_template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
@@ -93,9 +108,7 @@ def make_chat(family: str = "llama", **options: Any) -> ChatModel:
 
 def assemble(model: Any) -> ChatModel:
     """A model as a `ChatModel` with the tiny tokenizer."""
-    sites = find_sites(model)
-    probe(model, sites)
-    return ChatModel(name="tiny", model=model, tokenizer=make_tokenizer(), sites=sites, reason="test")
+    return assemble_chat("tiny", model, make_tokenizer(), reason="test")
 
 
 def save_chat(folder: Path, *, family: str = "llama", chat_template: str | None = TEMPLATE, **options: Any) -> Path:
@@ -153,7 +166,10 @@ def leftovers(model: nn.Module) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or "forward" in vars(module)
+        if module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or ("forward" in vars(module) and not calls_views(module))
     ]
 
 

@@ -69,6 +69,18 @@ def run_settings(
     chat_template: Annotated[
         Path | None, typer.Option(help="Jinja file, for a chat model whose tokenizer has no template.")
     ] = None,
+    mlp_write: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The MLP's write matrix in a decoder layer, for an unknown architecture."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Let the model run Python code from its repository on this machine."),
+    ] = False,
+    load_in: Annotated[
+        str | None,
+        typer.Option(metavar="4bit|8bit", help="Quantise the model at load (bitsandbytes); the edit acts beside it."),
+    ] = None,
     dinm_as_released: Annotated[
         bool, typer.Option("--dinm-as-released", help="Run the DINM arm as its released code does, mistakes included.")
     ] = False,
@@ -105,6 +117,9 @@ def run_settings(
         ("evaluate", "win_rate_judge"): win_rate_judge,
         ("judge_api_base",): judge_api_base,
         ("chat_template",): None if chat_template is None else str(chat_template),
+        ("mlp_write",): mlp_write,
+        ("trust_remote_code",): trust_remote_code or None,
+        ("quantisation",): load_in,
         ("device",): device,
         ("dtype",): dtype,
     }

@@ -127,6 +127,14 @@ class RunSettings(_Settings):
     device: str | None = None
     dtype: str | None = None
     chat_template: str | None = None
+    mlp_write: str | None = Field(
+        None,
+        description="path of the MLP's write matrix in a decoder layer, for an unknown architecture: mlp.down_proj",
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that the model's repository brings with it")
+    quantisation: Literal["4bit", "8bit"] | None = Field(
+        None, description="quantise at load by bitsandbytes: a third or half of the memory; δ stays in full precision"
+    )
     arms: tuple[Literal["vanilla", "suffix", "dinm", "ft", "random", "pke"], ...] = ("vanilla", "pke")
     dinm_as_released: bool = Field(False, description="reproduce EasyEdit's DINM code, its mistakes included")
     api_base: str | None = Field(

@@ -80,12 +80,12 @@ def test_dinm_changes_the_whole_write_matrix_of_one_layer_and_nothing_else(llama
 class Layered:
     """Only the number of layers matters."""
 
-    sites: range
+    layers: int
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(32, 21), (30, 20), (2, 1), (1, 0)])
 def test_ft_edits_layer_21_of_32_or_the_same_share_of_any_depth(layers: int, expected: int) -> None:
-    assert fixed_layer(Layered(range(layers))) == expected  # type: ignore[arg-type]
+    assert fixed_layer(Layered(layers)) == expected  # type: ignore[arg-type]
 
 
 def test_the_suffix_stands_behind_the_request_and_changes_no_word_of_it() -> None:

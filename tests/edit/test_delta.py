@@ -9,11 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pkedit.edit.delta import Delta, LayerDelta
+from architectures import make_architecture
+from pkedit.edit.delta import Delta, LayerDelta, part_names, vectors
 from pkedit.edit.hooked import HookedDelta
 from pkedit.errors import DeltaError
 from pkedit.models.chat import ChatModel
-from tiny import changed_weights, make_chat, make_region, snapshot
+from tiny import assemble, changed_weights, make_chat, make_region, snapshot
 
 IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5, 40]])
 PARTS = ("write", "read0")
@@ -262,12 +263,22 @@ def test_applying_twice_is_refused(llama: ChatModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"layers": 1}, "the model has 1 layers"), ({"neurons": 12}, "has 12"), ({"hidden": 8}, "not those")],
+    ("options", "message", "found"),
+    [
+        ({"layers": 1}, "2 layers, not 1", "the model has 1 layers"),
+        ({"neurons": 12}, "48 MLP neurons, not 24", "has 12"),
+        ({"hidden": 8}, "hidden size of 16, not 8", "not those"),
+    ],
 )
-def test_a_model_of_another_shape_is_refused(llama: ChatModel, options: dict[str, int], message: str) -> None:
+def test_a_model_of_another_shape_is_refused(
+    llama: ChatModel, options: dict[str, int], message: str, found: str
+) -> None:
+    delta, other = random_delta(llama, {1: [23]}), make_chat("llama", **options)
     with pytest.raises(DeltaError, match=message):
-        random_delta(llama, {1: [23]}).apply(make_chat("llama", **options))
+        delta.apply(other)
+    # A delta from before the base's facts were kept is found out by what it changes.
+    with pytest.raises(DeltaError, match=found):
+        replace(delta, made_for=None).apply(other)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -330,3 +341,63 @@ def test_layer_deltas_are_values(llama: ChatModel) -> None:
     assert isinstance(layer, LayerDelta)
     with pytest.raises(AttributeError):
         layer.layer = 3  # type: ignore[misc]
+
+
+def expert_delta(chat: ChatModel) -> Delta:
+    """Changes in a dense MLP, a shared one, and two routed experts of one layer."""
+    generator = torch.Generator().manual_seed(0)
+    layers = []
+    for layer, expert in ((0, None), (1, None), (1, 0), (1, 3)):
+        site, neurons = chat.places[layer, expert], torch.tensor([1, 4, 9])
+        parts = part_names(site)
+        original = {part: vectors(site, part)[neurons].detach().clone() for part in parts}
+        change = {part: torch.randn(value.shape, generator=generator) for part, value in original.items()}
+        layers.append(LayerDelta(layer, neurons, change, original, expert))
+    return Delta(tuple(layers), base=chat.name)
+
+
+def test_a_delta_of_experts_is_applied_saved_added_and_reverted(tmp_path: Path) -> None:
+    chat = assemble(make_architecture("deepseek_v3"))
+    delta = expert_delta(chat)
+    before = snapshot(chat.model)
+    with delta.applied_to(chat):
+        after = snapshot(chat.model)
+        for layer in delta.layers:
+            for part, change in layer.change.items():
+                now = vectors(chat.places[layer.site], part)[layer.neurons]
+                torch.testing.assert_close(now, layer.original[part] + change)
+        # Nothing beside these rows has moved.
+        moved = sum(int((weight != before[name]).sum()) for name, weight in after.items())
+        assert moved == delta.parameters
+    assert changed_weights(chat.model, before) == []
+    delta.save(tmp_path / "delta.safetensors")
+    loaded = Delta.load(tmp_path / "delta.safetensors")
+    assert [layer.site for layer in loaded.layers] == [(0, None), (1, None), (1, 0), (1, 3)]
+    assert_equal(loaded, delta)
+    with safe_open(tmp_path / "delta.safetensors", "pt") as file:
+        assert {"layers.1.neurons", "layers.1.experts.3.neurons", "layers.1.experts.3.read1.change"} <= set(file.keys())
+    first, second = Delta(delta.layers[::2], "tiny"), Delta(delta.layers[1::2], "tiny")
+    assert_equal(second + first, delta)
+
+
+def test_an_expert_that_the_model_does_not_have_is_refused(llama: ChatModel) -> None:
+    chat = assemble(make_architecture("deepseek_v3"))
+    before = snapshot(llama.model)
+    with pytest.raises(DeltaError, match=r"changes layers\.1\.experts\.3, which the model does not have"):
+        Delta(expert_delta(chat).layers[-1:]).apply(llama)
+    assert changed_weights(llama.model, before) == []
+
+
+def test_a_file_from_before_there_were_experts_loads(llama: ChatModel, tmp_path: Path) -> None:
+    rows = llama.sites[1].write_vectors().detach()[[2, 5]].contiguous()
+    tensors = {
+        "layers.1.neurons": torch.tensor([2, 5]),
+        "layers.1.write.change": torch.ones_like(rows),
+        "layers.1.write.original": rows.clone(),
+    }
+    header = {"format": "pkedit-delta", "schema_version": "1", "base": "tiny", "extra": "{}"}
+    save_file(tensors, tmp_path / "delta.safetensors", header)
+    loaded = Delta.load(tmp_path / "delta.safetensors")
+    assert [layer.site for layer in loaded.layers] == [(1, None)]
+    with loaded.applied_to(llama):
+        torch.testing.assert_close(llama.sites[1].write_vectors()[[2, 5]], rows + 1.0)

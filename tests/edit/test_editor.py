@@ -436,7 +436,7 @@ def test_gates_start_open_for_harmful_prompts_and_closed_for_harmless_ones(llama
     off = {"steps": 1, "learning_rate": 1e-9, "norm_limit": None, "frozen_prompts": frozen}
     (layer,) = edit(llama, make_region({1: [4]}), pairs, kept, settings(gate_detector=2.0, **off)).delta.layers
     entering: list[Tensor] = []
-    with torch.no_grad(), inputs_of([llama.sites[1].reads[0]], lambda _, states: entering.append(states[0, -1])):
+    with torch.no_grad(), inputs_of([llama.sites[1].reads[0].module], lambda _, states: entering.append(states[0, -1])):
         for item in (*pairs, *kept):
             llama.model(torch.tensor([llama.prompt_ids(item.prompt.text)]))
     read = torch.stack(entering) @ layer.change["read0"][0]

@@ -64,12 +64,12 @@ def test_the_gradient_is_that_of_the_weights_themselves(family: str, parts: tupl
         found = torch.autograd.grad(score(chat), list(hooked.free.values()))
     with hooked.freeze().applied_to(chat):
         modules = {
-            (site.layer, part): (site.write if part == "write" else site.reads[int(part[-1])]).weight
+            (site.layer, part): (site.write if part == "write" else site.reads[int(part[-1])].module).weight
             for site in chat.sites
             for part in parts
         }
         gradients = dict(zip(modules, torch.autograd.grad(score(chat), list(modules.values())), strict=True))
-    for (layer, part), gradient in zip(hooked.free, found, strict=True):
+    for (layer, _, part), gradient in zip(hooked.free, found, strict=True):
         site = chat.sites[layer]
         whole = gradients[layer, part]
         by_neuron = whole.T if (part == "write") != site.transposed else whole
@@ -158,7 +158,7 @@ def test_one_step_is_relative_to_each_vectors_size(llama: ChatModel) -> None:
     with torch.no_grad():
         llama.sites[0].write_vectors()[2] *= 100.0
     hooked = HookedDelta(llama, make_region({0: [2, 5]}), ("write",))
-    hooked.free[0, "write"].data.fill_(0.1)
+    hooked.free[0, None, "write"].data.fill_(0.1)
     (layer,) = hooked.freeze().layers
     ratio = layer.change["write"].norm(dim=1) / layer.original["write"].norm(dim=1)
     torch.testing.assert_close(ratio, torch.full((2,), 0.1))
@@ -168,7 +168,7 @@ def test_a_zero_vector_can_still_be_edited(llama: ChatModel) -> None:
     with torch.no_grad():
         llama.sites[0].write_vectors()[2] = 0.0
     hooked = HookedDelta(llama, make_region({0: [2, 5]}), ("write",))
-    hooked.free[0, "write"].data.fill_(1.0)
+    hooked.free[0, None, "write"].data.fill_(1.0)
     (layer,) = hooked.freeze().layers
     assert layer.change["write"][0].abs().min() > 0
     hooked.limit(2.0)
@@ -179,7 +179,7 @@ def test_what_is_frozen_does_not_change_with_further_training(llama: ChatModel) 
     hooked = random_delta(llama, ("write",))
     delta = hooked.freeze()
     kept = delta.layers[0].change["write"].clone()
-    hooked.free[0, "write"].data.add_(1.0)
+    hooked.free[0, None, "write"].data.add_(1.0)
     with torch.no_grad():
         llama.sites[0].write_vectors().add_(1.0)
     assert torch.equal(delta.layers[0].change["write"], kept)
@@ -197,7 +197,7 @@ def test_parts_name_matrices_of_the_family() -> None:
     assert part_names(make_chat("llama").sites[0]) == ["write", "read0", "read1"]
     assert part_names(make_chat("gpt2").sites[0]) == ["write", "read0"]
     site = make_chat("llama").sites[0]
-    assert torch.equal(vectors(site, "read1"), site.reads[1].weight)
+    assert torch.equal(vectors(site, "read1"), site.reads[1].module.weight)
 
 
 @pytest.mark.parametrize("neurons", [{2: [0]}, {0: [24]}], ids=["layer", "neuron"])
@@ -215,7 +215,7 @@ def test_a_part_that_the_model_does_not_have_is_refused_with_those_it_has(part: 
 @torch.no_grad()
 def test_a_neuron_that_sits_out_adds_nothing_and_the_others_add_more(llama: ChatModel) -> None:
     hooked = HookedDelta(llama, make_region({1: [7]}), ("write",))
-    hooked.free[1, "write"].data.fill_(0.5)
+    hooked.free[1, None, "write"].data.fill_(0.5)
     outputs: list[Tensor] = []
     with outputs_of([llama.sites[1].write], lambda _, output: outputs.append(output)):
         logits(llama)

@@ -22,7 +22,7 @@ DEMONSTRATIONS_PER_STEP = 72
 
 def fixed_layer(chat: ChatModel) -> int:
     """The layer that FT edits."""
-    return min(round(FIXED_LAYER_SHARE * len(chat.sites)), len(chat.sites) - 1)
+    return min(round(FIXED_LAYER_SHARE * chat.layers), chat.layers - 1)
 
 
 def dinm_settings(settings: EditSettings, *, as_released: bool = False) -> EditSettings:

@@ -5,8 +5,8 @@ stored originals back, so the base model returns bit for bit.
 """
 
 import json
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pkedit.edit.base import BaseFacts, check_base
 from pkedit.errors import DeltaError
+from pkedit.models.acting import acting
 from pkedit.models.chat import ChatModel
-from pkedit.models.family import MlpSite
+from pkedit.models.family import MlpSite, SiteId, site_order
 
 SCHEMA_VERSION = 1
+# How far the same de-quantised weights may lie apart, of their length.
+SAME = 0.01
 WRITE = "write"
 GATE = "read0"
 
@@ -29,30 +33,52 @@ def part_names(site: MlpSite) -> list[str]:
     return [WRITE, *(f"read{which}" for which in range(len(site.reads)))]
 
 
+def read_of(part: str) -> int | None:
+    """The number of the read matrix that `part` names; None for the write matrix."""
+    return None if part == WRITE else int(part.removeprefix("read"))
+
+
 def vectors(site: MlpSite, part: str) -> Tensor:
-    """A view [neurons, hidden] of the weights that `part` names."""
-    return site.write_vectors() if part == WRITE else site.read_vectors(int(part.removeprefix("read")))
+    """A view [neurons, hidden] of the weights that `part` names; a de-quantised copy where they are quantised."""
+    which = read_of(part)
+    return site.write_vectors() if which is None else site.read_vectors(which)
 
 
 @dataclass(frozen=True, eq=False)
 class LayerDelta:
-    """The change in one layer. `neurons` [k] ascending; `change` and `original`: part → [k, hidden].
+    """The change in one MLP. `neurons` [k] ascending; `change` and `original`: part → [k, hidden].
 
-    `change` is float32; `original` has the model's dtype and is what `revert` writes back.
+    `change` is float32; `original` has the model's dtype and is what `revert` writes back. `expert` is the routed
+    expert of the layer; None for the MLP of all tokens.
     """
 
     layer: int
     neurons: Tensor
     change: dict[str, Tensor]
     original: dict[str, Tensor]
+    expert: int | None = None
+
+    @property
+    def site(self) -> SiteId:
+        """The MLP that is changed."""
+        return self.layer, self.expert
+
+    @property
+    def name(self) -> str:
+        """For messages, and in a file: `layers.3` or `layers.3.experts.5`."""
+        return f"layers.{self.layer}" if self.expert is None else f"layers.{self.layer}.experts.{self.expert}"
 
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """Changes in several layers of one base model."""
+    """Changes in several MLPs of one base model, layers and then experts ascending.
+
+    `base` is its name; `made_for` says what it is, absent in files from before that was kept.
+    """
 
     layers: tuple[LayerDelta, ...]
     base: str = ""
+    made_for: BaseFacts | None = None
 
     def __len__(self) -> int:
         """Neurons changed."""
@@ -67,9 +93,15 @@ class Delta:
         """Adds the change to the model's weights.
 
         Raises:
-            DeltaError: the model's weights there are not the originals this delta was made for.
+            DeltaError: the model is of another kind than this delta's base, its weights there are not the originals, or
+                they are quantised, so that nothing can be written to them: there, use `applied_to`.
         """
-        self._check(chat)
+        self.check(chat)
+        if self._quantised(chat):
+            raise DeltaError(
+                f"the weights of {chat.name} are quantised, so that no edit can be written to them; it can act "
+                "meanwhile (Delta.applied_to), or go onto the full-precision weights (pkedit export --base MODEL)"
+            )
         with torch.no_grad():
             for site, layer in self._placed(chat):
                 for part, change in layer.change.items():
@@ -79,7 +111,9 @@ class Delta:
                     rows[at] = (original.float() + change.to(rows.device)).to(rows.dtype)
 
     def revert(self, chat: ChatModel) -> None:
-        """Writes the originals back, bit for bit."""
+        """Writes the originals back, bit for bit. Quantised weights were never written to."""
+        if self._quantised(chat):
+            return
         with torch.no_grad():
             for site, layer in self._placed(chat):
                 for part, original in layer.original.items():
@@ -88,7 +122,22 @@ class Delta:
 
     @contextmanager
     def applied_to(self, chat: ChatModel) -> Generator[None]:
-        """The edit inside, the base model again afterwards, even when the body raises."""
+        """The edit inside, the base model again afterwards, even when the body raises.
+
+        On quantised weights it acts through hooks, in the precision of the activations.
+
+        Raises:
+            DeltaError: the model is of another kind than this delta's base, or its weights are not the originals.
+        """
+        if self._quantised(chat):
+            self.check(chat)
+            with ExitStack() as stack:
+                for site, layer in self._placed(chat):
+                    neurons = layer.neurons.to(site.device)
+                    for part, change in layer.change.items():
+                        stack.enter_context(acting(site, read_of(part), neurons, change.to(site.device)))
+                yield
+            return
         self.apply(chat)
         try:
             yield
@@ -112,26 +161,31 @@ class Delta:
 
         Right for deltas of the same base, and for `first + second` with `second` made on top of `first`.
         """
-        own = {layer.layer: layer for layer in self.layers}
-        theirs = {layer.layer: layer for layer in other.layers}
+        own = {layer.site: layer for layer in self.layers}
+        theirs = {layer.site: layer for layer in other.layers}
         merged = []
-        for layer in sorted(own.keys() | theirs.keys()):
-            if layer in own and layer in theirs:
-                merged.append(_merge(own[layer], theirs[layer]))
+        for site in sorted(own.keys() | theirs.keys(), key=site_order):
+            if site in own and site in theirs:
+                merged.append(_merge(own[site], theirs[site]))
             else:
-                merged.append(own.get(layer) or theirs[layer])
-        return Delta(tuple(merged), self.base or other.base)
+                merged.append(own.get(site) or theirs[site])
+        if self.made_for and other.made_for and self.made_for != other.made_for:
+            found = "; ".join(self.made_for.differences(other.made_for))
+            raise DeltaError(f"edits of different models cannot be added: the base of one has {found}")
+        return Delta(tuple(merged), self.base or other.base, self.made_for or other.made_for)
 
     def save(self, path: str | Path, **metadata: object) -> None:
         """Writes a safetensors file; `metadata` is kept as JSON in its header."""
         tensors = {}
         for layer in self.layers:
-            prefix = f"layers.{layer.layer}"
+            prefix = layer.name
             tensors[f"{prefix}.neurons"] = layer.neurons.cpu().contiguous()
             for part in layer.change:
                 tensors[f"{prefix}.{part}.change"] = layer.change[part].cpu().contiguous()
                 tensors[f"{prefix}.{part}.original"] = layer.original[part].cpu().contiguous()
         header = {"format": "pkedit-delta", "schema_version": str(SCHEMA_VERSION), "base": self.base}
+        if self.made_for is not None:
+            header["made_for"] = self.made_for.to_json()
         temporary = Path(path).with_suffix(".tmp")
         save_file(tensors, temporary, {**header, "extra": json.dumps(metadata)})
         temporary.replace(path)
@@ -151,49 +205,65 @@ class Delta:
             raise DeltaError(f"{path}: not a readable delta file ({error})") from None
         if header.get("format") != "pkedit-delta" or header.get("schema_version") != str(SCHEMA_VERSION):
             raise DeltaError(f"{path}: not a pkedit delta of schema version {SCHEMA_VERSION}")
-        grouped: dict[int, dict[str, Tensor]] = {}
         layers = []
         try:
-            for name, tensor in tensors.items():
-                _, layer, rest = name.split(".", 2)
-                grouped.setdefault(int(layer), {})[rest] = tensor
-            for number, content in sorted(grouped.items()):
+            for (layer, expert), content in _by_site(tensors):
                 parts = sorted(name.removesuffix(".change") for name in content if name.endswith(".change"))
                 layers.append(
                     LayerDelta(
-                        number,
+                        layer,
                         content["neurons"],
                         {part: content[f"{part}.change"] for part in parts},
                         {part: content[f"{part}.original"] for part in parts},
+                        expert,
                     )
                 )
         except (KeyError, ValueError) as error:
             raise DeltaError(f"{path}: a tensor of the delta is missing or misnamed ({error})") from None
-        return cls(tuple(layers), header.get("base", ""))
+        made_for = BaseFacts.from_json(header["made_for"]) if "made_for" in header else None
+        return cls(tuple(layers), header.get("base", ""), made_for)
 
     def _placed(self, chat: ChatModel) -> Iterable[tuple[MlpSite, LayerDelta]]:
         for layer in self.layers:
-            if layer.layer >= len(chat.sites):
-                raise DeltaError(f"the delta changes layer {layer.layer}, the model has {len(chat.sites)} layers")
-            yield chat.sites[layer.layer], layer
+            if layer.layer >= chat.layers:
+                raise DeltaError(f"the delta changes layer {layer.layer}, the model has {chat.layers} layers")
+            if layer.site not in chat.places:
+                raise DeltaError(f"the delta changes {layer.name}, which the model does not have")
+            yield chat.places[layer.site], layer
 
-    def _check(self, chat: ChatModel) -> None:
+    def _quantised(self, chat: ChatModel) -> bool:
+        return any(chat.places[layer.site].quantised for layer in self.layers if layer.site in chat.places)
+
+    def check(self, chat: ChatModel) -> None:
+        """That this edit was made for this model, as it is now.
+
+        Raises:
+            DeltaError: it was not, or it holds NaN.
+        """
+        if self.made_for is not None:
+            check_base(self.made_for, chat, self.base)
         for site, layer in self._placed(chat):
             if len(layer.neurons) and int(layer.neurons.max()) >= site.neurons:
                 raise DeltaError(
-                    f"the delta changes neuron {int(layer.neurons.max())} of layer {layer.layer}, "
-                    f"which has {site.neurons}"
+                    f"the delta changes neuron {int(layer.neurons.max())} of {site.name}, which has {site.neurons}"
                 )
             for part, original in layer.original.items():
                 if not torch.isfinite(layer.change[part]).all():
-                    raise DeltaError(f"layer {layer.layer}: the delta holds NaN or Inf")
+                    raise DeltaError(f"{site.name}: the delta holds NaN or Inf")
                 rows = vectors(site, part)
                 now = rows[layer.neurons.to(rows.device)]
-                if now.shape != original.shape or not torch.equal(now.cpu(), original.cpu().to(now.dtype)):
+                if now.shape != original.shape or not _same(now.cpu(), original.cpu(), exactly=not site.quantised):
                     raise DeltaError(
-                        f"layer {layer.layer}: the model's weights are not those this delta was made for "
+                        f"{site.name}: the model's weights are not those this delta was made for "
                         f"(base {self.base or 'unknown'}); is another edit applied, or the base a different one?"
                     )
+
+
+def _same(now: Tensor, original: Tensor, *, exactly: bool) -> bool:
+    """Whether weights are the originals; de-quantised ones may differ a little from one device to another."""
+    if exactly:
+        return torch.equal(now, original.to(now.dtype))
+    return bool((now.float() - original.float()).norm() <= SAME * original.float().norm())
 
 
 def _merge(first: LayerDelta, second: LayerDelta) -> LayerDelta:
@@ -209,4 +279,17 @@ def _merge(first: LayerDelta, second: LayerDelta) -> LayerDelta:
             at = torch.searchsorted(neurons, layer.neurons)
             change[part][at] += layer.change[part]
             original[part][at] = layer.original[part]
-    return LayerDelta(first.layer, neurons, change, original)
+    return LayerDelta(first.layer, neurons, change, original, first.expert)
+
+
+def _by_site(tensors: Mapping[str, Tensor]) -> list[tuple[SiteId, dict[str, Tensor]]]:
+    """The tensors of a file by MLP, under what is left of their names."""
+    grouped: dict[SiteId, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        _, layer, rest = name.split(".", 2)
+        expert = None
+        if rest.startswith("experts."):
+            _, number, rest = rest.split(".", 2)
+            expert = int(number)
+        grouped.setdefault((int(layer), expert), {})[rest] = tensor
+    return sorted(grouped.items(), key=lambda item: site_order(item[0]))

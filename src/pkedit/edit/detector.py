@@ -12,6 +12,7 @@ import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+from pkedit.errors import NonFiniteStatesError
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
 from pkedit.models.hooks import inputs_of
@@ -30,8 +31,16 @@ def detector(harmful: Tensor, harmless: Tensor) -> Tensor:
     Args:
         harmful: MLP inputs at the last prompt token, [prompts, hidden].
         harmless: the same of harmless prompts.
+
+    Raises:
+        NonFiniteStatesError: an input is NaN or Inf.
     """
     inputs = torch.cat([harmful, harmless]).float().cpu()
+    if not torch.isfinite(inputs).all():
+        raise NonFiniteStatesError(
+            "the states that enter the edited layers are NaN or Inf: the model does not fit into the format of its "
+            "weights. Try --dtype float32 or bfloat16"
+        )
     wanted = torch.cat([torch.ones(len(harmful)), torch.zeros(len(harmless))])
     weight = torch.cat([torch.full((len(part),), 1 / len(part)) for part in (harmful, harmless)])
     penalty = RIDGE * float((weight.unsqueeze(1) * inputs.square()).sum(0).mean())
@@ -55,7 +64,8 @@ def detectors(
         harmful: of each dialogue, whether its prompt is.
     """
     entering: dict[tuple[int, bool], list[Tensor]] = defaultdict(list)
-    gates = [chat.sites[layer].reads[0] for layer in layers]
+    # All MLPs of a layer have the same input; the experts of a mixture see parts of it.
+    entrances = [chat.sites_of(layer)[0].input_module for layer in layers]
     for group in cache.groups(range(len(harmful))):
         # Read where the first answer token is decided; what follows is not looked at.
         batch = cache.batch(group, limit=1)
@@ -63,10 +73,13 @@ def detectors(
         kinds = torch.tensor([harmful[index] for index in group])
         seen: dict[int, Tensor] = {}
         # The pass over a shared beginning, where there is one, comes first and is overwritten.
-        with inputs_of(gates, seen.__setitem__):
+        with inputs_of(entrances, seen.__setitem__):
             cache.final_states(group, batch)
         for place, states in seen.items():
-            at_start = states[batch.row[starts], batch.column[starts] - cache.ahead].float().cpu()
+            # Some models pass the tokens of all dialogues in one row.
+            states = states.reshape(len(batch), -1, states.shape[-1])
+            row, column = batch.row[starts].to(states.device), batch.column[starts].to(states.device)
+            at_start = states[row, column - cache.ahead].float().cpu()
             for kind in (True, False):
                 entering[layers[place], kind].append(at_start[kinds == kind])
     return {layer: detector(torch.cat(entering[layer, True]), torch.cat(entering[layer, False])) for layer in layers}

@@ -19,7 +19,7 @@ from pkedit.models.chat import ChatModel
 from pkedit.models.chunks import in_chunks
 from pkedit.models.frozen import FrozenPrompts
 from pkedit.models.memory import give_back_freed_memory
-from pkedit.models.precision import arithmetic
+from pkedit.models.precision import arithmetic, gradient_scale
 from pkedit.models.prefix import PrefixCache
 from pkedit.prompts.types import ContrastPair, Demonstration, Prompt
 from pkedit.settings import EditSettings
@@ -43,13 +43,15 @@ class StepLosses:
 class EditResult:
     """The edit, the losses of every step, and whether the hinge was met on all pairs before the last step.
 
-    `strength` is what δ was multiplied by at the end, where held-out prompts were given.
+    `strength` is what δ was multiplied by at the end, where held-out prompts were given. `prompts_not_frozen` says why
+    whole dialogues were run where frozen prompts were asked for.
     """
 
     delta: Delta
     history: tuple[StepLosses, ...]
     stopped_early: bool
     strength: Strength | None = None
+    prompts_not_frozen: str | None = None
 
 
 def edit(
@@ -93,7 +95,8 @@ def edit(
         give_back_freed_memory()
         strength = choose_strength(chat, delta, held_out, settings)
         delta = delta * strength.factor
-    return EditResult(delta, history, len(history) < settings.steps, strength)
+    refused = chat.cannot_reuse if settings.frozen_prompts else None
+    return EditResult(delta, history, len(history) < settings.steps, strength, refused)
 
 
 def _train(
@@ -106,7 +109,8 @@ def _train(
     """δ after the last step, and the losses of every step."""
     hooked = HookedDelta(chat, region, settings.parts, relative=settings.relative_learning_rate)
     with chat.frozen(), arithmetic(chat, settings.precision, cast_once=True):
-        cache = (FrozenPrompts if settings.frozen_prompts else PrefixCache)(
+        frozen = settings.frozen_prompts and chat.cannot_reuse is None
+        cache = (FrozenPrompts if frozen else PrefixCache)(
             chat,
             [example.dialogue for example in examples],
             hooked.lowest_layer,
@@ -115,37 +119,62 @@ def _train(
             tokens_per_batch=settings.tokens_per_batch,
             keep_final=[index for index, example in enumerate(examples) if example.role == "harmless"],
         )
-        sampler = Sampler(examples, settings)
         if settings.gate_detector and GATE in settings.parts:
             cache.prepare(range(len(examples)))
             harmful = [example.role != "harmless" for example in examples]
             hooked.open_gates(detectors(chat, hooked.layers, cache, harmful), settings.gate_detector)
-        optimizer = _optimizer(hooked, settings)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        history: list[StepLosses] = []
-        for step in range(settings.steps):
-            if settings.warm_up_and_decay:
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * _schedule(step, settings.steps)
-            optimizer.zero_grad()
-            if step % STEPS_KEPT == 0:
-                give_back_freed_memory()
-            losses = _step(chat, hooked, cache, sampler, step, settings)
-            optimizer.step()
-            if settings.norm_limit is not None:
-                hooked.limit(settings.norm_limit)
-            history.append(losses)
-            if progress is not None:
-                progress(losses, settings.steps)
-            if sampler.all_met():
-                break
-    return hooked.freeze(), tuple(history)
+        history = train(chat, hooked, cache, examples, settings, progress)
+    return hooked.freeze(), history
+
+
+def train(
+    chat: ChatModel,
+    hooked: HookedDelta,
+    cache: PrefixCache | FrozenPrompts,
+    examples: Sequence[Example],
+    settings: EditSettings,
+    progress: Callable[[StepLosses, int], None] | None = None,
+) -> tuple[StepLosses, ...]:
+    """Moves the free numbers of `hooked`, from where they are; returns the losses of every step.
+
+    Args:
+        chat: the model, with frozen weights.
+        hooked: what is trained.
+        cache: the dialogues of the examples, in their order.
+        examples: what is learnt from.
+        settings: how.
+        progress: called after every step with its losses and the number of steps.
+
+    Raises:
+        NonFiniteLossError: a loss became NaN or Inf.
+    """
+    sampler = Sampler(examples, settings)
+    optimizer = _optimizer(hooked, settings)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    history: list[StepLosses] = []
+    for step in range(settings.steps):
+        if settings.warm_up_and_decay:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * _schedule(step, settings.steps)
+        optimizer.zero_grad()
+        if step % STEPS_KEPT == 0:
+            give_back_freed_memory()
+        losses = _step(chat, hooked, cache, sampler, step, settings)
+        optimizer.step()
+        if settings.norm_limit is not None:
+            hooked.limit(settings.norm_limit)
+        history.append(losses)
+        if progress is not None:
+            progress(losses, settings.steps)
+        if sampler.all_met():
+            break
+    return tuple(history)
 
 
 def _optimizer(hooked: HookedDelta, settings: EditSettings) -> torch.optim.Adam:
     """Adam with a rate of its own for the read vectors."""
-    write = [free for (_, part), free in hooked.free.items() if part == WRITE]
-    read = [free for (_, part), free in hooked.free.items() if part != WRITE]
+    write = [free for (*_, part), free in hooked.free.items() if part == WRITE]
+    read = [free for (*_, part), free in hooked.free.items() if part != WRITE]
     groups = [(write, settings.learning_rate), (read, settings.learning_rate * settings.read_rate)]
     return torch.optim.Adam([{"params": own, "lr": rate} for own, rate in groups if own], betas=(0.9, 0.98))
 
@@ -173,11 +202,13 @@ def _step(
         "harmless": settings.harmless_weight
         / max(sum(sampler.examples[index].role == "harmless" for index in chosen), 1),
     }
+    scale = gradient_scale(chat)
     totals = {"safe": 0.0, "unsafe": 0.0, "harmless": 0.0}
     for group in cache.groups(chosen):
         batch = cache.batch(group)
         with hooked.active(dropout=settings.dropout, generator=sampler.generator):
             states = batch.at_answers(cache.final_states(group, batch))
+            batch = batch.to(states.device)
             per_token, avoided = _per_token(chat, cache, sampler, group, batch, states, settings)
             per_dialogue = batch.per_dialogue(per_token)
             loss = settings.unsafe_weight * avoided / pairs
@@ -196,7 +227,10 @@ def _step(
                 loss = loss + weight[role] * value
             # Harmless answers alone have no gradient where theirs is switched off.
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss * scale).backward()  # type: ignore[no-untyped-call]
+    for free in hooked.free.values():
+        if free.grad is not None:
+            free.grad /= scale
     norm = hooked.norm_penalty()
     (settings.norm_weight * norm).backward()  # type: ignore[no-untyped-call]
     return StepLosses(

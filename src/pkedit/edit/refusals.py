@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pkedit.errors import TooFewPairsError
-from pkedit.models.batches import Dialogue, make_batch, state_likelihoods
+from pkedit.models.batches import Dialogue, answer_scores, make_batch, state_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.keys import lent, read_beginning
 from pkedit.prompts.types import Prompt
@@ -39,13 +39,15 @@ def natural_refusals(
 
 def _likelihoods(chat: ChatModel, prompt: Sequence[int], openings: Sequence[Sequence[int]]) -> Tensor:
     """Mean log p per token of each opening after the prompt, which is read once: [openings]."""
-    keys = read_beginning(chat.model, prompt[:-1])
+    read = 0 if chat.cannot_reuse else len(prompt) - 1
     batch = make_batch(
-        [Dialogue(tuple(prompt[-1:]), tuple(opening)) for opening in openings],
+        [Dialogue(tuple(prompt[read:]), tuple(opening)) for opening in openings],
         first_tokens=0,
         first_weight=1.0,
         device=chat.device,
     )
-    cache = lent(keys, len(openings))
-    states = chat.model.base_model(input_ids=batch.ids, past_key_values=cache, use_cache=True).last_hidden_state
+    if not read:
+        return answer_scores(chat, batch)
+    cache = lent(read_beginning(chat.model, prompt[:read]), len(openings))
+    states = chat.body(input_ids=batch.ids, past_key_values=cache, use_cache=True).last_hidden_state
     return batch.per_dialogue(state_likelihoods(chat, batch.at_answers(states), batch.target))

@@ -37,7 +37,11 @@ def export_full(folder: str | Path, destination: str | Path) -> Path:
         raise RunFolderError(f"{destination} is not empty; give another --to")
     delta = Delta.load(path)
     chat = load_model(
-        record.settings.model, device="cpu", dtype=_dtype(delta), chat_template=record.settings.chat_template
+        record.settings.model,
+        device="cpu",
+        dtype=_dtype(delta),
+        chat_template=record.settings.chat_template,
+        mlp_write=record.settings.mlp_write,
     )
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Causal check: what happens to the preference for unsafe answers when a region is held at its harmless mean.
 
-A region no better than random ones with the same number of neurons per layer is said to be so.
+A region no better than random ones with the same number of neurons per MLP is said to be so.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def causal_check(
     Args:
         chat: the model.
         region: the located region.
-        means: ā, mean activation on harmless prompts, per layer [I].
+        means: ā, mean activation on harmless prompts, per MLP [I].
         margin: unsafe and safe dialogue of each pair, alternating.
         harmless: dialogues with the model's own good answers.
         random_regions: how many random regions are compared.
@@ -69,19 +69,19 @@ def causal_check(
     cache = PrefixCache(
         chat,
         dialogues,
-        min(region.by_layer()),
+        region.lowest_layer,
         first_tokens=first_tokens,
         first_weight=first_weight,
         tokens_per_batch=tokens_per_batch,
     )
     groups = by_length([len(item) for item in dialogues], tokens=tokens_per_batch)
-    widths = [site.neurons for site in chat.sites]
-    candidates = [random_region(region, widths, seed=seed + 1 + number) for number in range(random_regions)]
+    average = dict(zip(chat.places, means, strict=True))
+    candidates = [random_region(region, chat.sizes, seed=seed + 1 + number) for number in range(random_regions)]
 
     def scores(ablated: Region | None) -> tuple[float, float]:
         held = [
-            (chat.sites[layer].write, torch.tensor(indices, device=means[layer].device), means[layer][indices])
-            for layer, indices in (ablated.by_layer() if ablated else {}).items()
+            (chat.places[at].write, torch.tensor(indices, device=average[at].device), average[at][indices])
+            for at, indices in (ablated.by_site() if ablated else {}).items()
         ]
         values = torch.zeros(len(dialogues))
         with replaced_activations(held):

@@ -38,7 +38,7 @@ def toxic_layer(chat: ChatModel, pairs: Sequence[ContrastPair], *, limit: int, a
     """
     if not pairs:
         raise TooFewPairsError("locating DINM's layer needs at least one contrast pair")
-    votes = torch.zeros(len(chat.sites))
+    votes = torch.zeros(chat.layers)
     with chat.frozen(), torch.no_grad():
         for pair in pairs:
             votes[int(layer_distances(chat, pair, limit=limit, as_released=as_released).argmax())] += 1
@@ -46,8 +46,12 @@ def toxic_layer(chat: ChatModel, pairs: Sequence[ContrastPair], *, limit: int, a
 
 
 def whole_layer(chat: ChatModel, layer: int) -> Region:
-    """Every neuron of one layer: what DINM calls its toxic region."""
-    neurons = tuple(RegionNeuron(layer, index, score=0.0) for index in range(chat.sites[layer].neurons))
+    """Every neuron of one layer, those of all its experts included: what DINM calls its toxic region."""
+    neurons = tuple(
+        RegionNeuron(layer, index, score=0.0, expert=site.expert)
+        for site in chat.sites_of(layer)
+        for index in range(site.neurons)
+    )
     return Region(neurons, {"layer": 1.0})
 
 
@@ -64,7 +68,7 @@ def _states(chat: ChatModel, ids: Tensor) -> Tensor:
         seen[place] = (output[0] if isinstance(output, tuple) else output).float().cpu()
 
     with outputs_of(chat.blocks, receive):
-        chat.model.base_model(input_ids=ids, use_cache=False)
+        chat.body(input_ids=ids, use_cache=False)
     return torch.stack([seen[place] for place in range(len(seen))])
 
 

@@ -28,7 +28,7 @@ PROFILE_WIDTH = 32
 
 @dataclass(frozen=True)
 class Located:
-    """A region, and what the causal check needs: ā per layer [I] and the traced dialogues."""
+    """A region, and what the causal check needs: ā per MLP [I] and the traced dialogues."""
 
     region: Region
     means: tuple[Tensor, ...]
@@ -65,7 +65,7 @@ def locate(
     ]
     total = len(margin) + len(harmless)
 
-    depth = len(chat.sites) - 1
+    depth = chat.layers - 1
     layers = round(settings.first_layer * depth), round(settings.last_layer * depth)
 
     def traced(dialogues: Sequence[Dialogue], signs: Sequence[float], before: int, **what: Any) -> Trace:
@@ -93,7 +93,7 @@ def locate(
             rows=[0] * len(margin),
             # Selectivity compares what the model does of itself: its unsafe answers with its harmless ones.
             compared=[True, False] * len(pairs),
-            sketch_widths=_sketch_widths(len(chat.sites), layers),
+            sketch_widths=_sketch_widths(chat, layers),
         )
     if settings.probe_steps == 1:
         change = weight_change(chat, on_pairs)
@@ -120,6 +120,7 @@ def locate(
         count=settings.neurons,
         layers=layers,
         per_layer=settings.per_layer,
+        sites=list(chat.places),
     )
     return Located(
         region,
@@ -130,9 +131,9 @@ def locate(
     )
 
 
-def _sketch_widths(sites: int, layers: tuple[int, int]) -> list[int]:
+def _sketch_widths(chat: ChatModel, layers: tuple[int, int]) -> list[int]:
     """Where neurons may be chosen each one's weight change is needed; elsewhere only the layer's, for its profile."""
-    return [EXACT_WIDTH if layers[0] <= layer <= layers[1] else PROFILE_WIDTH for layer in range(sites)]
+    return [EXACT_WIDTH if layers[0] <= site.layer <= layers[1] else PROFILE_WIDTH for site in chat.sites]
 
 
 def pair_dialogues(chat: ChatModel, pairs: Sequence[ContrastPair], *, limit: int) -> list[Dialogue]:
@@ -153,6 +154,7 @@ def _accumulate_margin(chat: ChatModel, margin: Sequence[Dialogue], settings: Lo
             first_weight=settings.first_weight,
             device=chat.device,
         )
-        signs = torch.tensor([-1.0 if index % 2 else 1.0 for index in group], device=chat.device)
-        loss = (answer_scores(chat, batch) * signs).sum() / (len(margin) / 2)
+        scores = answer_scores(chat, batch)
+        signs = torch.tensor([-1.0 if index % 2 else 1.0 for index in group], device=scores.device)
+        loss = (scores * signs).sum() / (len(margin) / 2)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from pkedit.locate.trace import Trace
 
 
 def contributions(margin: Trace, baseline: Trace) -> tuple[Tensor, ...]:
-    """Mean contribution to M over the pairs, per layer [I]. `margin` is of 2 dialogues for each pair."""
+    """Mean contribution to M over the pairs, per MLP [I]. `margin` is of 2 dialogues for each pair."""
     pairs = len(margin.log_likelihood) / 2
     return tuple(
         (seen.product - mean.mean * seen.gradient).sum(0) / pairs

@@ -1,22 +1,43 @@
 """Combines the signals into a local region: the few neurons an edit may touch, and why each is among them."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import total_ordering
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pkedit.errors import RegionError
+from pkedit.models.family import SiteId, site_order
 
 
-@dataclass(frozen=True, order=True)
+@total_ordering
+@dataclass(frozen=True)
 class NeuronId:
-    """Coordinate `index` of the hidden activation of the MLP in layer `layer`."""
+    """Coordinate `index` of the hidden activation of the MLP in layer `layer`, or of its routed expert `expert`.
+
+    Ordered by layer, then expert (the MLP that all tokens pass first), then index.
+    """
 
     layer: int
     index: int
+    expert: int | None = None
+
+    @property
+    def site(self) -> SiteId:
+        """The MLP it belongs to."""
+        return self.layer, self.expert
+
+    def __lt__(self, other: "NeuronId") -> bool:
+        return self.order() < other.order()
+
+    def order(self) -> tuple[int, int, int]:
+        """What neurons are sorted by."""
+        return (*site_order(self.site), self.index)
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,12 @@ class RegionNeuron:
     score: float
     ranks: dict[str, float] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
+    expert: int | None = None
+
+    @property
+    def id(self) -> NeuronId:
+        """Which neuron it is."""
+        return NeuronId(self.layer, self.index, self.expert)
 
 
 @dataclass(frozen=True)
@@ -44,16 +71,33 @@ class Region:
     def __len__(self) -> int:
         return len(self.neurons)
 
+    def by_site(self) -> dict[SiteId, list[int]]:
+        """Sorted neuron indices of each MLP that has any, layers and then experts ascending."""
+        sites: dict[SiteId, list[int]] = {}
+        # By key: a whole layer of experts has a hundred thousand.
+        for neuron in sorted((neuron.id for neuron in self.neurons), key=NeuronId.order):
+            sites.setdefault(neuron.site, []).append(neuron.index)
+        return sites
+
     def by_layer(self) -> dict[int, list[int]]:
-        """Sorted neuron indices of each layer that has any, layers ascending."""
+        """Sorted neuron indices of each layer that has any, layers ascending; of experts, those of all of them."""
         layers: dict[int, list[int]] = {}
         for neuron in sorted(self.neurons, key=lambda neuron: (neuron.layer, neuron.index)):
             layers.setdefault(neuron.layer, []).append(neuron.index)
         return layers
 
+    @property
+    def lowest_layer(self) -> int:
+        """The first layer with a neuron of the region."""
+        return min(neuron.layer for neuron in self.neurons)
+
     def save(self, path: str | Path, **extra: object) -> None:
         """Writes the region as JSON, with whatever else is given beside it."""
-        Path(path).write_text(json.dumps({**asdict(self), **extra}, indent=1), encoding="utf-8")
+        content = asdict(self)
+        for neuron in content["neurons"]:
+            if neuron["expert"] is None:
+                del neuron["expert"]
+        Path(path).write_text(json.dumps({**content, **extra}, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Region":
@@ -92,32 +136,35 @@ def choose_region(
     count: int,
     layers: tuple[int, int],
     per_layer: int | None = None,
+    sites: Sequence[SiteId] | None = None,
 ) -> Region:
     """The `count` neurons with the highest weighted mean of percentile ranks.
 
     Args:
-        signals: for each signal one tensor [neurons] per layer; higher is better.
+        signals: for each signal one tensor [neurons] per MLP; higher is better.
         weights: the weight of each signal; a negative weight ranks low values first.
         count: neurons to choose.
         layers: first and last layer that may be chosen from (inclusive).
         per_layer: at most so many neurons in one layer.
+        sites: layer and expert of each MLP; one MLP in each layer if absent.
 
     Raises:
         RegionError: nothing can be chosen (no layer in the range, count below one, no weight), or a signal is
             not finite.
     """
     used = {name: weight for name, weight in weights.items() if weight}
-    depth = len(next(iter(signals.values())))
-    candidates = range(max(layers[0], 0), min(layers[1], depth - 1) + 1)
+    sites = sites or [(layer, None) for layer in range(len(next(iter(signals.values()))))]
+    depth = 1 + max(layer for layer, _ in sites)
+    candidates = [place for place, (layer, _) in enumerate(sites) if layers[0] <= layer <= layers[1]]
     if not used or count < 1 or not candidates:
         raise RegionError(
             f"no neuron matches: layers {layers[0]} to {layers[1]} of a model with layers 0 to {depth - 1}, "
             f"{count} neurons, {len(used)} signals; widen --layers or raise --neurons"
         )
-    places = [NeuronId(layer, index) for layer in candidates for index in range(len(signals[next(iter(used))][layer]))]
+    places = _Places([sites[place] for place in candidates], [len(signals[next(iter(used))][at]) for at in candidates])
     ranks, values = {}, {}
     for name, weight in used.items():
-        values[name] = torch.cat([signals[name][layer].detach().float().cpu() for layer in candidates])
+        values[name] = torch.cat([signals[name][place].detach().float().cpu() for place in candidates])
         if not torch.isfinite(values[name]).all():
             # NaN sorts above every number, so it would be chosen first.
             raise RegionError(f"the signal {name!r} is NaN or Inf for some neurons; try float32 (--dtype float32)")
@@ -129,7 +176,7 @@ def choose_region(
     chosen: list[int] = []
     taken: dict[int, int] = {}
     for position in score.argsort(descending=True, stable=True).tolist():
-        layer = places[position].layer
+        layer = places.of(position).layer
         if per_layer is not None and taken.get(layer, 0) >= per_layer:
             continue
         taken[layer] = taken.get(layer, 0) + 1
@@ -139,30 +186,63 @@ def choose_region(
     return Region(
         neurons=tuple(
             RegionNeuron(
-                places[position].layer,
-                places[position].index,
+                places.of(position).layer,
+                places.of(position).index,
                 score=float(score[position]),
                 ranks={name: float(rank[position]) for name, rank in ranks.items()},
                 values={name: float(value[position]) for name, value in values.items()},
+                expert=places.of(position).expert,
             )
             for position in chosen
         ),
         signals=dict(used),
-        layer_totals={name: [float(t.sum()) for t in tensors] for name, tensors in signals.items()},
+        layer_totals={name: _layer_totals(sites, tensors) for name, tensors in signals.items()},
     )
 
 
-def random_region(region: Region, neurons_per_layer: Sequence[int], *, seed: int) -> Region:
-    """Random neurons, as many in each layer as `region` has, none of them in `region`."""
+def _layer_totals(sites: Sequence[SiteId], tensors: Sequence[Tensor]) -> list[float]:
+    """The sum over all MLPs of each layer."""
+    totals = [0.0] * (1 + max(layer for layer, _ in sites))
+    for (layer, _), tensor in zip(sites, tensors, strict=True):
+        totals[layer] += float(tensor.sum())
+    return totals
+
+
+class _Places:
+    """Which neuron each position is in the neurons of several MLPs one behind the other."""
+
+    def __init__(self, sites: Sequence[SiteId], sizes: Sequence[int]) -> None:
+        self._sites = sites
+        self._ends = list(accumulate(sizes))
+
+    def of(self, position: int) -> NeuronId:
+        place = bisect_right(self._ends, position)
+        layer, expert = self._sites[place]
+        return NeuronId(layer, position - (self._ends[place - 1] if place else 0), expert)
+
+
+def random_region(region: Region, neurons: Mapping[SiteId, int] | Sequence[int], *, seed: int) -> Region:
+    """Random neurons, as many in each MLP as `region` has, none of them in `region`.
+
+    Args:
+        region: what the random one is to be compared with.
+        neurons: how many each MLP has; a sequence where there is one in each layer.
+        seed: of the draw.
+
+    Raises:
+        RegionError: more than half of an MLP's neurons are in `region`.
+    """
+    sizes: dict[SiteId, int] = (
+        dict(neurons) if isinstance(neurons, Mapping) else {(layer, None): size for layer, size in enumerate(neurons)}
+    )
     generator = torch.Generator().manual_seed(seed)
-    neurons = []
-    for layer, own in region.by_layer().items():
+    drawn = []
+    for (layer, expert), own in region.by_site().items():
         excluded = set(own)
-        shuffled = torch.randperm(neurons_per_layer[layer], generator=generator).tolist()
+        shuffled = torch.randperm(sizes[layer, expert], generator=generator).tolist()
         free = [index for index in shuffled if index not in excluded][: len(own)]
         if len(free) < len(own):
-            raise RegionError(
-                f"layer {layer}: more than half of the neurons are in the region, no room for a random one"
-            )
-        neurons += [RegionNeuron(layer, index, score=0.0) for index in free]
-    return Region(tuple(neurons), {"random": 1.0})
+            where = f"layer {layer}" if expert is None else f"layer {layer}, expert {expert}"
+            raise RegionError(f"{where}: more than half of the neurons are in the region, no room for a random one")
+        drawn += [RegionNeuron(layer, index, score=0.0, expert=expert) for index in free]
+    return Region(tuple(drawn), {"random": 1.0})

@@ -7,9 +7,9 @@ from pkedit.locate.trace import Trace
 
 
 def selectivities(harmful: Trace, harmless: Trace) -> tuple[Tensor, ...]:
-    """|mean difference| / floored standard deviation, per layer [I] (Cohen's d with a variance floor).
+    """|mean difference| / floored standard deviation, per MLP [I] (Cohen's d with a variance floor).
 
-    The floor is the layer's median deviation: without it, neurons that hardly vary at all look perfectly
+    The floor is the MLP's median deviation: without it, neurons that hardly vary at all look perfectly
     selective because of a difference too small to matter.
     """
     scores = []

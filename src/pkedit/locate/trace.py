@@ -1,9 +1,9 @@
 """One forward and one backward pass that records what every signal needs, in little more memory than a plain one.
 
 For a scalar Q (the log-probability margin of the pairs, or the log-probability of harmless answers) it keeps,
-per layer: sums over tokens of a·∂Q/∂a and ∂Q/∂a (pathway and utility), the gradient of the write weights
+per MLP: sums over tokens of a·∂Q/∂a and ∂Q/∂a (pathway and utility), the gradient of the write weights
 through a sketch (weight tracking), the mean activation, and what the activations at the decision tokens are
-(selectivity). a is the MLP's hidden activation.
+(selectivity). a is the MLP's hidden activation. A routed expert has one for the tokens sent to it, and for them alone.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 from pkedit.models.batches import AnswerBatch, Dialogue, answer_scores, make_batch
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.hooks import gradients_from, inputs_of, outputs_of
+from pkedit.models.precision import gradient_scale
 from pkedit.models.sequences import by_length
 
 # Hidden widths up to this are kept whole, so that weight tracking is exact; wider ones are sketched.
@@ -24,12 +25,12 @@ EXACT_WIDTH = 128
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What one layer showed, in float32. I: neurons of the layer.
+    """What one MLP showed, in float32. I: its neurons.
 
     `product` Σ a·∂Q/∂a and `gradient` Σ ∂Q/∂a, per row of the dialogues that were summed: [rows, I].
-    `mean` activation over all tokens: [I].
+    `mean` activation over all tokens that it saw, 0 where there were none: [I].
     `decision_mean` and `decision_variance` over dialogues of the mean activation over the last prompt token and the
-    first answer tokens: [I].
+    first answer tokens, 0 for those of them that were sent to other experts: [I].
     `sketch` S·∂Q/∂W_write, [s, I], where SᵀS = 1 in expectation (S is the identity for narrow models).
     """
 
@@ -43,7 +44,10 @@ class LayerTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """The traces of all layers, and log p of each dialogue's answer (weighted mean per token), [n]."""
+    """The traces of all MLPs, as in `ChatModel.sites`, and log p of each dialogue's answer, [n].
+
+    That is the weighted mean per token.
+    """
 
     layers: tuple[LayerTrace, ...]
     log_likelihood: Tensor
@@ -77,7 +81,7 @@ def trace(
         seed: of the sketch.
         rows: where each dialogue is added up in `product` and `gradient`; every one for itself if absent.
         compared: the dialogues whose decision tokens count; all if absent.
-        sketch_widths: s of each layer, EXACT_WIDTH if absent; 0 where no sketch is wanted.
+        sketch_widths: s of each MLP, EXACT_WIDTH if absent; 0 where no sketch is wanted.
         progress: called with dialogues done and in all.
     """
     rows = range(len(dialogues)) if rows is None else rows
@@ -102,8 +106,8 @@ def trace(
             )
             with recorder.watching(watched, batch):
                 per_dialogue = answer_scores(chat, batch)
-                sign = torch.tensor([signs[index] for index in group], device=chat.device)
-                (per_dialogue * sign).sum().backward()  # type: ignore[no-untyped-call]
+                sign = torch.tensor([signs[index] for index in group], device=per_dialogue.device)
+                ((per_dialogue * sign).sum() * gradient_scale(chat)).backward()  # type: ignore[no-untyped-call]
             scores[group] = per_dialogue.detach().cpu()
             done += len(group)
             if progress is not None:
@@ -137,17 +141,23 @@ class _Recorder:
     def __init__(self, chat: ChatModel, rows: int, first_tokens: int, widths: Sequence[int], seed: int) -> None:
         self._chat = chat
         self._first_tokens = first_tokens
-        self._tokens = 0
+        self._scale = gradient_scale(chat)
+        self._tokens = [0] * len(chat.sites)
         self._compared = 0
         generator = torch.Generator().manual_seed(seed)
         self._signs: list[Tensor | None] = []
+        drawn = torch.empty(0)
+        layer = -1
         self._sums: list[dict[str, Tensor]] = []
         for site, wanted in zip(chat.sites, widths, strict=True):
-            device = site.write_vectors().device
+            device = site.device
             width = min(site.hidden, wanted)
             exact = site.hidden <= wanted
-            # Drawn at full width whatever is kept, so that no layer's sketch depends on another's.
-            drawn = torch.randint(0, 2, (EXACT_WIDTH, site.hidden), generator=generator).to(torch.int8)
+            if site.layer > layer:
+                # Drawn at full width whatever is kept, so that no layer's sketch depends on another's. The experts of
+                # a layer share one, for there may be hundreds.
+                drawn = torch.randint(0, 2, (EXACT_WIDTH, site.hidden), generator=generator).to(torch.int8)
+                layer = site.layer
             self._signs.append(None if exact else (2 * drawn[:width] - 1).to(device))
             self._sums.append(
                 {
@@ -171,25 +181,39 @@ class _Recorder:
         shares[batch.row[decisive], decisive.nonzero().squeeze(1)] = 1.0
         shares = shares / shares.sum(1, keepdim=True)
         activations: dict[int, Tensor] = {}
+        tokens = batch.ids.shape[1]
 
         def on_activation(place: int, activation: Tensor) -> None:
+            routed = self._chat.sites[place].routed_tokens
+            # Some models pass the tokens of all dialogues in one row.
             kept = activation.detach()
+            kept = kept.reshape(len(batch), tokens, -1) if routed is None else kept
             # Not a copy: the pass holds the tensor anyway, until its gradient comes.
             activations[place] = kept
             sums, at = self._sums[place], kept.device
-            answers = kept[batch.row.to(at), batch.column.to(at)].float()
+            here = real.to(at).flatten() if routed is None else real.to(at).flatten()[routed]
+            self._tokens[place] += sum(watched.lengths) if routed is None else int(here.sum())
             with torch.autocast(at.type, enabled=False):
-                sums["mean"] += real.to(at).flatten().float() @ kept.flatten(0, 1).float()
-                decision = (shares.to(at) @ answers)[watched.compared.to(at)].double()
+                sums["mean"] += here.float() @ kept.flatten(0, -2).float()
+                if routed is None:
+                    answers = kept[batch.row.to(at), batch.column.to(at)].float()
+                    decision = shares.to(at) @ answers
+                else:
+                    decision = _shared_out(shares.to(at), batch, kept.float(), routed)
+            decision = decision[watched.compared.to(at)].double()
             sums["decision"] += decision.sum(0)
             sums["decision_square"] += decision.square().sum(0)
 
             def on_gradient(gradient: Tensor) -> None:
                 # Padding comes last, so nothing depends on it, and its gradient is zero.
-                gradient = gradient.float()
+                gradient = gradient.float().view(kept.shape) / self._scale
                 where = watched.rows.to(at)
-                sums["product"].index_add_(0, where, (gradient * kept.float()).sum(1))
-                sums["gradient"].index_add_(0, where, gradient.sum(1))
+                if routed is None:
+                    sums["product"].index_add_(0, where, (gradient * kept.float()).sum(1))
+                    sums["gradient"].index_add_(0, where, gradient.sum(1))
+                else:
+                    sums["product"].index_add_(0, where[routed // tokens], gradient * kept.float())
+                    sums["gradient"].index_add_(0, where[routed // tokens], gradient)
 
             activation.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
@@ -197,12 +221,12 @@ class _Recorder:
             def on_gradient(gradient: Tensor) -> None:
                 kept, sketch = activations.pop(place), self._sums[place]["sketch"]
                 if len(sketch):
-                    sketch += self._narrowed(place, gradient.float().flatten(0, 1)) @ kept.float().flatten(0, 1)
+                    narrowed = self._narrowed(place, gradient.float().flatten(0, -2) / self._scale)
+                    sketch += narrowed @ kept.float().flatten(0, -2)
 
             output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
         writes = [site.write for site in self._chat.sites]
-        self._tokens += sum(watched.lengths)
         self._compared += int(watched.compared.sum())
         with (
             gradients_from(self._chat.sites[0].block),
@@ -216,20 +240,37 @@ class _Recorder:
         signs = self._signs[place]
         if signs is None:
             return gradient.T
-        return (signs.float() / len(signs) ** 0.5) @ gradient.T
+        narrowed: Tensor = (signs.float() / len(signs) ** 0.5) @ gradient.T
+        return narrowed
 
     def layers(self) -> tuple[LayerTrace, ...]:
-        return tuple(self._layer(sums) for sums in self._sums)
+        return tuple(self._layer(sums, tokens) for sums, tokens in zip(self._sums, self._tokens, strict=True))
 
-    def _layer(self, sums: dict[str, Tensor]) -> LayerTrace:
+    def _layer(self, sums: dict[str, Tensor], tokens: int) -> LayerTrace:
         mean = sums["decision"] / max(self._compared, 1)
         # Of a sample, as `Tensor.var` has it.
         variance = (sums["decision_square"] - self._compared * mean.square()) / max(self._compared - 1, 1)
         return LayerTrace(
             product=sums["product"],
             gradient=sums["gradient"],
-            mean=sums["mean"] / max(self._tokens, 1),
+            mean=sums["mean"] / max(tokens, 1),
             decision_mean=mean.float(),
             decision_variance=variance.clamp_min(0.0).float(),
             sketch=sums["sketch"],
         )
+
+
+def _shared_out(shares: Tensor, batch: AnswerBatch, activations: Tensor, routed: Tensor) -> Tensor:
+    """The decision tokens' mean activation of each dialogue, of an expert that saw some of them: [dialogues, I].
+
+    Args:
+        shares: of each answer token in the mean of its dialogue, [dialogues, answer tokens].
+        batch: the dialogues.
+        activations: [routed tokens, I].
+        routed: the token of each row, row · tokens + column.
+    """
+    tokens = batch.ids.shape[1]
+    share = activations.new_zeros(len(batch) * tokens)
+    share[(batch.row * tokens + batch.column).to(share.device)] = shares.sum(0)
+    weighted = activations * share[routed].unsqueeze(-1)
+    return activations.new_zeros(len(batch), activations.shape[-1]).index_add_(0, routed // tokens, weighted)

@@ -9,7 +9,7 @@ from pkedit.locate.trace import Trace
 
 
 def utilities(harmless: Trace) -> tuple[Tensor, ...]:
-    """Mean |Σ_tokens (a − ā)·∂log p/∂a| over harmless dialogues, per layer [I].
+    """Mean |Σ_tokens (a − ā)·∂log p/∂a| over harmless dialogues, per MLP [I].
 
     Absolute per dialogue, so the trace must have a row for each: a neuron that helps one answer and hurts another
     matters to both.

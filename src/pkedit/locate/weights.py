@@ -4,6 +4,7 @@ For T = 1 the change is −η·∂L/∂W, read off the trace without a second co
 steps are really taken, the change is measured, and the weights are restored bit for bit.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from pkedit.locate.trace import Trace
 from pkedit.models.chat import ChatModel
+from pkedit.models.experts import stored_in
 
 
 @dataclass(frozen=True)
 class WeightChange:
-    """`neuron[l]`: ‖ΔW[:, i]‖ / ‖W[:, i]‖ of layer l, [I]. `layer[l]`: ‖ΔW‖_F, the paper's quantity.
+    """`neuron`: ‖ΔW[:, i]‖ / ‖W[:, i]‖ of each MLP, [I]. `layer[l]`: ‖ΔW‖_F of layer l, the paper's quantity.
 
     Both are per unit of learning rate for T = 1.
     """
@@ -28,12 +30,12 @@ class WeightChange:
 def weight_change(chat: ChatModel, margin: Trace) -> WeightChange:
     """The change after one probe step (T = 1), from the sketched gradient in the trace of the pairs."""
     pairs = len(margin.log_likelihood) / 2
-    neuron, layer = [], []
+    neuron, total = [], []
     for site, seen in zip(chat.sites, margin.layers, strict=True):
         change = seen.sketch.norm(dim=0) / pairs
         neuron.append(change / _lengths(site.write_vectors()))
-        layer.append(float(change.norm()))
-    return WeightChange(tuple(neuron), tuple(layer))
+        total.append(float(change.norm()))
+    return WeightChange(tuple(neuron), _by_layer(chat, total))
 
 
 def weight_change_after_steps(
@@ -49,7 +51,7 @@ def weight_change_after_steps(
         steps: T.
         learning_rate: of the descent.
     """
-    weights = [site.write_weight for site in chat.sites]
+    weights = stored_in([site.write for site in chat.sites])
     before = [weight.detach().clone() for weight in weights]
     gradients = [weight.grad for weight in weights]
     with chat.frozen():
@@ -64,7 +66,8 @@ def weight_change_after_steps(
                     for weight in weights:
                         if weight.grad is not None:
                             weight.sub_(weight.grad, alpha=learning_rate)
-            return compare_weights(chat, before)
+            stored = dict(zip(map(id, weights), before, strict=True))
+            return compare_weights(chat, [site.own_part(stored[id(site.write_parameter)]) for site in chat.sites])
         finally:
             with torch.no_grad():
                 for weight, kept, gradient in zip(weights, before, gradients, strict=True):
@@ -73,17 +76,25 @@ def weight_change_after_steps(
 
 
 def compare_weights(chat: ChatModel, before: Sequence[Tensor]) -> WeightChange:
-    """The change from `before` (each layer's write weight as stored) to the model's weights now."""
-    neuron, layer = [], []
+    """The change from `before` (each MLP's write weight as stored) to the model's weights now."""
+    neuron, total = [], []
     for site, old in zip(chat.sites, before, strict=True):
         kept = old if site.transposed else old.T
         change = (site.write_vectors().detach() - kept).float().norm(dim=1)
         neuron.append(change / _lengths(kept))
-        layer.append(float(change.norm()))
-    return WeightChange(tuple(neuron), tuple(layer))
+        total.append(float(change.norm()))
+    return WeightChange(tuple(neuron), _by_layer(chat, total))
+
+
+def _by_layer(chat: ChatModel, totals: Sequence[float]) -> tuple[float, ...]:
+    """‖ΔW‖_F over all MLPs of each layer, from that of each."""
+    layers: list[list[float]] = [[] for _ in range(chat.layers)]
+    for site, total in zip(chat.sites, totals, strict=True):
+        layers[site.layer].append(total)
+    return tuple(math.hypot(*own) for own in layers)
 
 
 def _lengths(write_vectors: Tensor) -> Tensor:
-    """Lengths of the write vectors; a zero vector counts as the layer's mean length."""
+    """Lengths of the write vectors; a zero vector counts as the mean length."""
     lengths = write_vectors.detach().float().norm(dim=1)
     return torch.where(lengths > 0, lengths, lengths.mean())

@@ -7,30 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkedit.models.chat import ChatModel
-
 GROUPED = "pkedit_grouped"
 
 
 @contextmanager
-def few_queries(chat: ChatModel) -> Generator[None]:
+def few_queries(model: Any) -> Generator[None]:
     """Attention for passes of a few tokens over long caches, with gradient; the model's own again afterwards.
 
     On a processor the fused kernel's backward pass takes twice as long there as plain matrix products.
     """
-    config = chat.model.config
-    usual = config._attn_implementation
-    if chat.device.type != "cpu" or usual == "eager":
+    usual = model.config._attn_implementation
+    if model.get_input_embeddings().weight.device.type != "cpu" or usual == "eager":
         yield
         return
+    config = model.config.get_text_config()
     shares_keys = getattr(config, "num_key_value_heads", config.num_attention_heads) < config.num_attention_heads
     if shares_keys:
         _register()
-    chat.model.set_attn_implementation(GROUPED if shares_keys else "eager")
+    model.set_attn_implementation(GROUPED if shares_keys else "eager")
     try:
         yield
     finally:
-        chat.model.set_attn_implementation(usual)
+        model.set_attn_implementation(usual)
 
 
 def grouped_attention(
@@ -65,7 +63,7 @@ def grouped_attention(
         scores = scores + attention_mask
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     output = weights.view(rows, shared, -1, places) @ value
-    return output.view(rows, heads, tokens, width).transpose(1, 2).contiguous(), weights
+    return output.view(rows, heads, tokens, -1).transpose(1, 2).contiguous(), weights
 
 
 def _register() -> None:

@@ -5,7 +5,7 @@ each sequence what it would get alone.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -45,12 +45,17 @@ class AnswerBatch:
         return self.ids.shape[0]
 
     def at_answers(self, hidden: Tensor) -> Tensor:
-        """Selects [answer tokens, width] from [dialogues, tokens, width]."""
-        return hidden[self.row, self.column]
+        """Selects [answer tokens, width] from [dialogues, tokens, width], wherever that is."""
+        return hidden[self.row.to(hidden.device), self.column.to(hidden.device)]
 
     def per_dialogue(self, values: Tensor) -> Tensor:
         """The weighted mean of one value per answer token, for each dialogue: [dialogues]."""
-        return values.new_zeros(len(self)).index_add(0, self.row, values * self.weight)
+        row, weight = self.row.to(values.device), self.weight.to(values.device)
+        return values.new_zeros(len(self)).index_add(0, row, values * weight)
+
+    def to(self, device: torch.device) -> "AnswerBatch":
+        """The same batch elsewhere: states of a model over several devices end where its last layer is."""
+        return AnswerBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def dialogue(chat: ChatModel, prompt: str, answer: str, *, limit: int | None = None, ended: bool = True) -> Dialogue:
@@ -86,7 +91,7 @@ def make_batch(
 
 def answer_states(chat: ChatModel, batch: AnswerBatch) -> Tensor:
     """Final states at the answer tokens, [answer tokens, hidden], by one pass through the whole model."""
-    return batch.at_answers(chat.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state)
+    return batch.at_answers(chat.body(input_ids=batch.ids, use_cache=False).last_hidden_state)
 
 
 def answer_logits(chat: ChatModel, batch: AnswerBatch) -> Tensor:

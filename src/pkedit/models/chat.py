@@ -14,7 +14,6 @@ from pkedit.models.families import Family
 from pkedit.models.family import MlpSite, SiteId, blocks_of
 from pkedit.models.generation import GreedyGenerator
 from pkedit.models.head import logits_from
-from pkedit.models.reuse import cannot_reuse
 from pkedit.models.structure import body_of
 from pkedit.models.unchanged import UnchangedLayers
 
@@ -26,7 +25,9 @@ class ChatModel:
     """A causal language model with its tokenizer and its MLPs.
 
     `name` is what the user asked for; `reason` says how device and dtype were chosen. `sites` are all MLPs, layers
-    ascending: one for each layer, and in a mixture of experts one more for each routed expert.
+    ascending: one for each layer, and in a mixture of experts one more for each routed expert. `cannot_reuse` says
+    why the keys and values of one pass cannot serve another, and `cannot_skip` why upper layers cannot run without
+    the lower ones; None if they can (`reuse.py`).
     """
 
     name: str
@@ -35,6 +36,8 @@ class ChatModel:
     sites: tuple[MlpSite, ...]
     family: Family
     reason: str
+    cannot_reuse: str | None = None
+    cannot_skip: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -66,19 +69,23 @@ class ChatModel:
         """The model without its head: what gives the final hidden states."""
         return body_of(self.model)
 
+    @property
+    def sizes(self) -> dict[SiteId, int]:
+        """How many neurons each MLP has."""
+        return {site.id: site.neurons for site in self.sites}
+
     @cached_property
     def places(self) -> dict[SiteId, MlpSite]:
         """Each MLP by its layer and expert."""
         return {site.id: site for site in self.sites}
 
-    @cached_property
-    def cannot_reuse(self) -> str | None:
-        """Why this model's keys and values cannot be used for more than one pass; None if they can."""
-        return cannot_reuse(self.model)
-
     def sites_of(self, layer: int) -> tuple[MlpSite, ...]:
         """The MLPs of one decoder layer."""
         return tuple(site for site in self.sites if site.layer == layer)
+
+    def first_layer_to_run(self, lowest: int) -> int:
+        """Where a pass may begin when nothing below layer `lowest` has changed since the last one."""
+        return 0 if self.cannot_skip else lowest
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] in float32 from final hidden states after the last norm [..., hidden]."""
@@ -130,7 +137,11 @@ class ChatModel:
         """
         prompts = [self.prompt_ids(text) for text in texts]
         generator = GreedyGenerator(
-            self.model, prompts, padding=self.tokenizer.pad_token_id, unchanged=unchanged
+            self.model,
+            prompts,
+            padding=self.tokenizer.pad_token_id,
+            unchanged=None if self.cannot_skip else unchanged,
+            reuse=self.cannot_reuse is None,
         )
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         answers: dict[int, str] = {}

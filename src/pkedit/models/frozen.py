@@ -17,11 +17,13 @@ from pkedit.models.attention import few_queries
 from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.hooks import outputs_of, skipped_blocks
-from pkedit.models.keys import Keys, lent, read_beginning, side_by_side, taken
+from pkedit.models.keys import Keys, has_window, lent, read_beginning, side_by_side, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
 # A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does.
 PROMPT_TOKENS = 4
+# A long prompt is read in parts, so that what one pass needs stays small.
+CHUNK = 256
 
 
 class FrozenPrompts:
@@ -47,12 +49,13 @@ class FrozenPrompts:
     ) -> None:
         self._chat = chat
         self._dialogues = dialogues
-        self._lowest = lowest_layer
+        self._lowest = chat.first_layer_to_run(lowest_layer)
         self._as_tuple = False
         self._first = (first_tokens, first_weight)
         self._tokens_per_batch = tokens_per_batch
         self._keep_final = frozenset(keep_final)
         self._shared = shared_beginning([item.prompt for item in dialogues])
+        self._padding_first = has_window(chat.model)
         self._beginning: Keys | None = None
         self._keys: dict[int, Keys] = {}
         self._entering: dict[int, Tensor] = {}
@@ -70,6 +73,41 @@ class FrozenPrompts:
             for places in by_length(lengths, tokens=self._tokens_per_batch):
                 self._read([missing[place] for place in places])
 
+    def take(self, places: Sequence[int], dialogues: Sequence[Dialogue]) -> None:
+        """Puts dialogues with one prompt in the places of others. The prompt is read once for all of them.
+
+        Call it while nothing is hooked into the model. Keys and values are kept in the dtype of the weights.
+
+        Raises:
+            ValueError: the prompts differ, or do not begin as the others do.
+        """
+        prompt, dtype = dialogues[0].prompt, self._chat.dtype
+        beginning = self._dialogues[0].prompt[: self._shared]
+        if any(item.prompt != prompt for item in dialogues) or prompt[: self._shared] != beginning:
+            raise ValueError("dialogues that take others' places share one prompt, which begins as all others do")
+        device = self._chat.device
+        with torch.no_grad():
+            if self._shared and self._beginning is None:
+                self._beginning = read_beginning(self._chat.model, beginning)
+            cache = lent(self._beginning, 1)
+            own = torch.tensor([prompt[self._shared : -1]], device=device)
+            for part in torch.split(own, CHUNK, dim=1) if own.numel() else ():
+                self._chat.body(input_ids=part, past_key_values=cache, use_cache=True)
+            own_keys = taken(cache, 0, slice(self._shared, len(prompt) - 1), from_layer=self._lowest)
+            keys = [(k.to(dtype, copy=True), v.to(dtype, copy=True)) for k, v in own_keys]
+            width = max(len(item.answer) for item in dialogues)
+            rows = [[prompt[-1], *item.answer[:-1], *[0] * (width - len(item.answer))] for item in dialogues]
+            ids = torch.tensor(rows, device=device)
+            final, entering = self._run(ids, lent(taken(cache, 0), len(dialogues)))
+        self._dialogues = list(self._dialogues)
+        for row, (place, item) in enumerate(zip(places, dialogues, strict=True)):
+            self._dialogues[place] = item
+            self._keys[place] = keys
+            if entering is not None:
+                self._entering[place] = entering[row, : len(item.answer)].clone()
+            if place in self._keep_final:
+                self._final[place] = final[row, : len(item.answer)].clone()
+
     def groups(self, indices: Sequence[int]) -> list[list[int]]:
         """The same indices in batches of answers of the same length to prompts of similar length: little padding."""
         by_answer: dict[int, list[int]] = defaultdict(list)
@@ -82,9 +120,14 @@ class FrozenPrompts:
             for places in by_length([len(self._dialogues[index]) for index in members], tokens=budget)
         ]
 
-    def batch(self, group: Sequence[int], *, limit: int | None = None) -> AnswerBatch:
-        """The dialogues of `group`, each from its last prompt token on; of the answers, at most `limit` tokens."""
-        first_tokens, first_weight = self._first
+    def batch(
+        self, group: Sequence[int], *, limit: int | None = None, first: tuple[int, float] | None = None
+    ) -> AnswerBatch:
+        """The dialogues of `group`, each from its last prompt token on; of the answers, at most `limit` tokens.
+
+        `first`: how many answer tokens weigh how much more, where it is not as in training.
+        """
+        first_tokens, first_weight = first or self._first
         dialogues = [self._dialogues[index] for index in group]
         return make_batch(
             [Dialogue(item.prompt[-1:], item.answer[:limit]) for item in dialogues],
@@ -96,9 +139,11 @@ class FrozenPrompts:
     def final_states(self, group: Sequence[int], batch: AnswerBatch) -> Tensor:
         """Final states [dialogues, tokens, hidden] of the model as it is now, at the tokens of `batch`."""
         upper = self._beginning[self._lowest :] if self._beginning else None
-        layers, mask = side_by_side(upper, [self._keys[index] for index in group])
+        layers, mask = side_by_side(upper, [self._keys[index] for index in group], padding_first=self._padding_first)
         # Nothing is predicted from the last answer token.
         ids = batch.ids[:, :-1]
+        # Made beside the keys, which lie where their layers do; it enters the model where the tokens do.
+        mask = mask.to(ids.device)
         read = torch.tensor([len(self._dialogues[index].prompt) - 1 for index in group], device=mask.device)
         # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
         nothing = torch.zeros(1, 1, mask.shape[1], 1, device=mask.device)
@@ -107,8 +152,8 @@ class FrozenPrompts:
         if below:
             states = [self._entering[index][: ids.shape[1]] for index in group]
             entering = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
-        with few_queries(self._chat), skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
-            final: Tensor = self._chat.model.base_model(
+        with few_queries(self._chat.model), skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
+            final: Tensor = self._chat.body(
                 input_ids=ids,
                 attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1),
                 position_ids=read.unsqueeze(1) + torch.arange(ids.shape[1], device=mask.device),
@@ -127,14 +172,7 @@ class FrozenPrompts:
         width = max(map(len, tokens))
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in tokens], device=self._chat.device)
         cache = lent(self._beginning, len(group))
-        seen: list[Tensor] = []
-
-        def receive(_: int, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._as_tuple = isinstance(output, tuple)
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        with outputs_of(self._chat.blocks[self._lowest - 1 : self._lowest], receive):
-            final = self._chat.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        final, entering = self._run(ids, cache)
         for row, (index, item) in enumerate(zip(group, dialogues, strict=True)):
             last = len(item.prompt) - 1
             keys = taken(cache, row, slice(self._shared, last), from_layer=self._lowest)
@@ -143,7 +181,19 @@ class FrozenPrompts:
             self._keys[index] = [(k.to(v.dtype, copy=True), v.clone()) for k, v in keys]
             # Behind what is shared; the last answer token is never read on from.
             decisive = slice(last - self._shared, len(item) - 1 - self._shared)
-            if seen:
-                self._entering[index] = seen[0][row, decisive].clone()
+            if entering is not None:
+                self._entering[index] = entering[row, decisive].clone()
             if index in self._keep_final:
                 self._final[index] = final[row, decisive].clone()
+
+    def _run(self, ids: Tensor, cache: DynamicCache) -> tuple[Tensor, Tensor | None]:
+        """Final states, and those that enter the lowest layer that is run later, if there are any below it."""
+        seen: list[Tensor] = []
+
+        def receive(_: int, output: Tensor | tuple[Tensor, ...]) -> None:
+            self._as_tuple = isinstance(output, tuple)
+            seen.append(output[0] if isinstance(output, tuple) else output)
+
+        with outputs_of(self._chat.blocks[self._lowest - 1 : self._lowest] if self._lowest else [], receive):
+            final: Tensor = self._chat.body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        return final, seen[0] if seen else None

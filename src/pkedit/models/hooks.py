@@ -37,6 +37,19 @@ def outputs_of(modules: Sequence[nn.Module], receive: Receiver) -> Generator[Non
 
 
 @contextmanager
+def calls_of(modules: Sequence[nn.Module], receive: Callable[[int, Callable[[], Any]], None]) -> Generator[None]:
+    """Hands `receive` a function that calls the module once more, as the forward pass is about to call it."""
+    with ExitStack() as stack:
+        for place, module in enumerate(modules):
+
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], place: int = place) -> None:
+                receive(place, lambda: module(*args, **kwargs))
+
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
 def gradients_from(block: nn.Module) -> Generator[None]:
     """Starts the gradient at this block's input, so that a model with frozen weights can be differentiated."""
 

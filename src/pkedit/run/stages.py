@@ -58,6 +58,9 @@ class Stages:
                 device=self._settings.device,
                 dtype=self._settings.dtype,
                 chat_template=self._settings.chat_template,
+                mlp_write=self._settings.mlp_write,
+                trust_remote_code=self._settings.trust_remote_code,
+                quantisation=self._settings.quantisation,
             )
             self.finish("load", started)
         self._folder.record.model_note = self._chat.reason

@@ -1,0 +1,116 @@
+"""One instance is located and edited from the tokens that decide, and the model is left as it was."""
+
+import pytest
+import torch
+
+from pkedit.edit.instance import InstanceEditor
+from pkedit.errors import TooFewPairsError
+from pkedit.locate.instance import locate_instance
+from pkedit.models.batches import dialogue
+from pkedit.models.chat import ChatModel
+from pkedit.settings import EditSettings, LocateSettings
+from tiny import (
+    SYSTEM_TEMPLATE,
+    answer_log_likelihood,
+    changed_weights,
+    leftovers,
+    make_demonstrations,
+    make_pairs,
+    planted_chat,
+    snapshot,
+)
+
+LOCATE = LocateSettings(neurons=6, first_layer=0.0, last_layer=1.0, first_tokens=1, precision="full")
+EDIT = EditSettings(
+    steps=12, demonstrations_per_step=4, learning_rate=0.2, dropout=0.0, safe_tokens=3, precision="full", threshold=0.05
+)
+
+
+def likelihood(chat: ChatModel, prompt: str, answer: str) -> float:
+    item = dialogue(chat, prompt, answer)
+    with torch.no_grad():
+        return float(answer_log_likelihood(chat, item.prompt, item.answer).mean())
+
+
+def test_the_safe_answer_becomes_likelier_and_the_model_is_left_as_it_was(chat: ChatModel) -> None:
+    chat.tokenizer.chat_template = SYSTEM_TEMPLATE
+    before = snapshot(chat.model)
+    locate = LOCATE.model_copy(update={"neurons": 16})
+    editor = InstanceEditor(chat, make_demonstrations(4), locate, EDIT)
+    for pair in make_pairs(2):
+        result = editor.edit(pair)
+        assert changed_weights(chat.model, before) == []
+        assert leftovers(chat.model) == []
+        assert len(result.delta) == 16
+        original = likelihood(chat, pair.prompt.text, pair.safe)
+        with result.delta.applied_to(chat):
+            assert likelihood(chat, pair.prompt.text, pair.safe) > original + 0.3
+
+
+def test_an_instance_is_edited_the_same_whatever_was_edited_before(llama: ChatModel) -> None:
+    first, second = make_pairs(2)
+    alone = InstanceEditor(llama, make_demonstrations(3), LOCATE, EDIT).edit(second)
+    editor = InstanceEditor(llama, make_demonstrations(3), LOCATE, EDIT)
+    editor.edit(first)
+    after = editor.edit(second)
+    for one, other in zip(alone.delta.layers, after.delta.layers, strict=True):
+        assert torch.equal(one.neurons, other.neurons)
+        for part, change in one.change.items():
+            torch.testing.assert_close(change, other.change[part])
+
+
+@pytest.mark.parametrize(("layer", "index"), [(0, 9), (1, 7)])
+def test_the_planted_neuron_is_located_on_one_instance(layer: int, index: int) -> None:
+    planted = planted_chat(layer=layer, index=index)
+    editor = InstanceEditor(planted.chat, make_demonstrations(6), LOCATE, EDIT.model_copy(update={"steps": 1}))
+    editor.edit(make_pairs(1)[0])
+    assert editor.region is not None
+    assert (layer, index) in [(neuron.layer, neuron.index) for neuron in editor.region.neurons[:2]]
+
+
+def test_weight_change_and_pathway_are_those_of_plain_autograd(llama: ChatModel) -> None:
+    """Keys and values of the prompt stay as they were, so gradients of a pass with a detached cache are the truth."""
+    editor = InstanceEditor(llama, make_demonstrations(3), LOCATE, EDIT)
+    (pair,) = make_pairs(1)
+    unsafe = dialogue(llama, pair.prompt.text, pair.unsafe, limit=LOCATE.tokens, ended=False)
+    safe = dialogue(llama, pair.prompt.text, pair.safe, limit=EDIT.safe_tokens)
+    cache, harmless = editor._cache, editor._harmless
+    settings = LOCATE.model_copy(update={"neurons": 40})
+    with llama.frozen():
+        cache.take([0, 1], [safe, unsafe])
+        region = locate_instance(llama, cache, 1, 0, harmless, settings).region
+    writes = [site.write_weight for site in llama.sites]
+    totals = [torch.zeros_like(weight) for weight in writes]
+    pathway = [torch.zeros(site.neurons) for site in llama.sites]
+    for item, sign in ((unsafe, 1.0), (safe, -1.0)):
+        prompt = torch.tensor([item.prompt[:-1]])
+        with torch.no_grad():
+            known = llama.model(prompt, use_cache=True).past_key_values
+        seen: list[torch.Tensor] = []
+        handles = [
+            site.write.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+            for site in llama.sites
+        ]
+        ids = torch.tensor([[item.prompt[-1], *item.answer[:-1]]])
+        logits = llama.model(ids, past_key_values=known).logits[0].log_softmax(-1)
+        for handle in handles:
+            handle.remove()
+        weight = torch.tensor(
+            [LOCATE.first_weight if place < LOCATE.first_tokens else 1.0 for place in range(len(item.answer))]
+        )
+        score = sign * (logits[range(len(item.answer)), list(item.answer)] * weight).sum() / weight.sum()
+        gradients = torch.autograd.grad(score, [*writes, *seen])
+        for place, gradient in enumerate(gradients[: len(writes)]):
+            totals[place] += gradient
+        for place, (activation, gradient) in enumerate(zip(seen, gradients[len(writes) :], strict=True)):
+            pathway[place] += ((activation - harmless.trace.layers[place].mean) * gradient).sum((0, 1)).detach()
+    for neuron in region.neurons:
+        site = llama.sites[neuron.layer]
+        change = totals[neuron.layer][:, neuron.index].norm() / site.write_vectors()[neuron.index].norm()
+        assert neuron.values["weight_tracking"] == pytest.approx(float(change.detach()), rel=1e-3)
+        assert neuron.values["pathway"] == pytest.approx(float(pathway[neuron.layer][neuron.index]), rel=1e-3, abs=1e-6)
+
+
+def test_one_harmless_answer_is_too_few(llama: ChatModel) -> None:
+    with pytest.raises(TooFewPairsError, match="at least two"):
+        InstanceEditor(llama, make_demonstrations(1), LOCATE, EDIT)
