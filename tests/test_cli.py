@@ -80,7 +80,11 @@ def assert_one_line(result: tuple[int, str, str], *fragments: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "locate", "edit", "evaluate", "export", "report", "table", "judge-agreement", "safeedit"]
+    "command",
+    [
+        *("", "run", "bench", "check", "locate", "edit", "evaluate", "export", "report", "table", "judge-agreement"),
+        "safeedit",
+    ],
 )
 def test_help_answers_without_torch(command: str) -> None:
     code = (

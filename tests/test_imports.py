@@ -12,7 +12,8 @@ import pkedit
 ROOT = Path(pkedit.__file__).parent
 # From the top; a package may import from its own row and from the rows below.
 ROWS = (
-    ("cli", "safeedit_cli", "options"),
+    ("cli", "bench_cli", "check_cli", "safeedit_cli", "options"),
+    ("bench",),
     ("report",),
     ("run",),
     ("locate", "edit", "evaluate", "export"),
