@@ -1,8 +1,8 @@
 """Pretends that a model is spread over devices, on a machine that has none.
 
 Every tensor bears a label, the device it would lie on; all numbers stay in main memory. Inside `Devices`, calls of
-torch see these labels as `.device`, `.to(device)` and factories set them, and a call that mixes two of them fails, as it
-would on GPUs. What autograd hands back bears none: what a gradient meets is checked only where it has met another
+torch see these labels as `.device`, `.to(device)` and factories set them, and a call that mixes two of them fails, as
+it would on GPUs. What autograd hands back bears none: what a gradient meets is checked only where it has met another
 tensor. So this finds most, not all, of what two real devices would.
 """
 

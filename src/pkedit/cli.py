@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from pkedit import safeedit_cli
+from pkedit import bench_cli, check_cli, safeedit_cli
 from pkedit.errors import PkeditError
 from pkedit.options import with_run_options
 from pkedit.settings import RunSettings
@@ -32,6 +32,13 @@ class ExportFormat(StrEnum):
     """What `pkedit export` writes."""
 
     FULL = "full"
+
+
+class Engine(StrEnum):
+    """What writes the answers that `pkedit evaluate` measures."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
 
 
 @app.command("run")
@@ -67,6 +74,9 @@ def _evaluate(
     api_base: Annotated[
         str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint: MODEL is asked there.")
     ] = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="vllm asks a saved model faster, and measures its answers alone.")
+    ] = None,
 ) -> None:
     """Measure a model as it is, before and after a delta, or behind an API (openai:MODEL, anthropic:MODEL)."""
     _prepare(verbose=verbose)
@@ -76,6 +86,8 @@ def _evaluate(
         settings = settings.model_copy(update={"delta": str(delta)})
     if api_base is not None:
         settings = settings.model_copy(update={"api_base": api_base})
+    if engine is not None:
+        settings = settings.model_copy(update={"engine": engine.value})
     _watched(out, lambda observer: evaluate(settings, out, observer=observer))
 
 
@@ -86,13 +98,17 @@ def _export(
     form: Annotated[
         ExportFormat, typer.Option("--as", help="full: a model folder that transformers loads like any other.")
     ] = ExportFormat.FULL,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Put the edit onto these weights: the full precision of what was edited."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the libraries' own messages.")] = False,
 ) -> None:
     """Save the edited model for use without pkedit."""
     _prepare(verbose=verbose)
     from pkedit.export.full import export_full
 
-    export_full(folder, to)
+    export_full(folder, to, base=base, tell=typer.echo)
     typer.echo(f"{to}: {form.value} model, tokenizer and model card; load it with AutoModelForCausalLM.from_pretrained")
 
 
@@ -135,6 +151,8 @@ def _report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> No
     typer.echo(build_report(folder))
 
 
+bench_cli.register(app, lambda verbose: _prepare(verbose=verbose))
+check_cli.register(app, lambda verbose: _prepare(verbose=verbose))
 safeedit_cli.register(app, lambda verbose: _prepare(verbose=verbose))
 
 
@@ -153,7 +171,8 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point. Exit codes: 0 done, 2 an error the user can mend, 130 interrupted."""
+    """The entry point. Exit codes: 0 done, 1 a check found that a run would not fit, 2 an error the user can mend, 130
+    interrupted."""
     message, code = None, 2
     try:
         code = app(list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="pkedit") or 0

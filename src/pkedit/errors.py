@@ -44,6 +44,10 @@ class NonFiniteLossError(PkeditError):
         self.term = term
 
 
+class NonFiniteStatesError(PkeditError):
+    """What passes through the model is NaN or Inf: more than its format can hold."""
+
+
 class OutOfMemoryError(PkeditError):
     """Not enough memory, even with the smallest batch."""
 

@@ -131,6 +131,9 @@ class RunSettings(_Settings):
         None,
         description="path of the MLP's write matrix in a decoder layer, for an unknown architecture: mlp.down_proj",
     )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what writes the answers; vllm is for measuring saved models by these alone"
+    )
     trust_remote_code: bool = Field(False, description="run Python code that the model's repository brings with it")
     quantisation: Literal["4bit", "8bit"] | None = Field(
         None, description="quantise at load by bitsandbytes: a third or half of the memory; δ stays in full precision"

@@ -47,7 +47,7 @@ def test_another_chat_template_is_named_with_the_option_that_gives_one() -> None
     chat = make_chat("llama")
     delta = random_delta(chat)
     chat.tokenizer.chat_template = TEMPLATE + " "
-    with pytest.raises(DeltaError, match="chat template .*--chat-template"), delta.applied_to(chat):
+    with pytest.raises(DeltaError, match=r"chat template .*--chat-template"), delta.applied_to(chat):
         pass
     chat.tokenizer.chat_template = TEMPLATE
     with delta.applied_to(chat):

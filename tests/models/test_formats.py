@@ -1,15 +1,20 @@
 """Which dtype suits which device, with its reason, and what `from_pretrained` is told."""
 
 import importlib.util
+import json
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pkedit.errors import ModelLoadError
+from pkedit.models import load_model
 from pkedit.models.formats import best_dtype, loading_options
 from pkedit.models.loading import placement
+from tiny import save_chat
 
 
 @pytest.fixture
@@ -77,6 +82,30 @@ def test_what_is_wrong_with_a_quantisation_is_said(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ModelLoadError, match="GGUF"):
         loading_options("cpu", torch.float32, "4bit", {})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for quantisation, config in (("4bit", {"model_type": "llama"}), (None, {"quantization_config": {"load_in_4bit": 1}})):
+    packed = {"quantization_config": {"load_in_4bit": 1}}
+    for quantisation, config in (("4bit", {"model_type": "llama"}), (None, packed)):
         with pytest.raises(ModelLoadError, match=r"pip install 'pkedit\[bitsandbytes\]'"):
             loading_options("cpu", torch.float32, quantisation, config)
+
+
+def test_a_checkpoint_in_fp8_is_plain_weights_once_loaded(tmp_path: Path) -> None:
+    folder = save_chat(tmp_path / "model", hidden=32, neurons=64)
+    plain = load_model(str(folder))
+    tensors = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        tensors[name] = weight
+        if name.endswith("_proj.weight"):
+            scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+            tensors[name] = (weight / scale).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale_inv"] = torch.full([-(-size // 128) for size in weight.shape], float(scale))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    content = json.loads((folder / "config.json").read_text())
+    content["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (folder / "config.json").write_text(json.dumps(content))
+    chat = load_model(str(folder))
+    for site, exact in zip(chat.sites, plain.sites, strict=True):
+        assert site.write_vectors().dtype == torch.float32
+        assert not site.quantised
+        assert 0 < (site.write_vectors() - exact.write_vectors()).norm() < 0.05 * exact.write_vectors().norm()
+    chat.model.save_pretrained(tmp_path / "saved")
+    assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())

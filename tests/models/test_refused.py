@@ -35,7 +35,7 @@ def test_layers_that_share_one_mlp_are_refused() -> None:
 def test_one_shared_matrix_is_enough() -> None:
     model = make_model("llama")
     model.model.layers[1].mlp.down_proj.weight = model.model.layers[0].mlp.down_proj.weight
-    assert_refused(model, r"layers\.0\.mlp\.down_proj\.weight and model\.layers\.1\.mlp\.down_proj\.weight are the same")
+    assert_refused(model, r"layers\.0\.mlp\.down_proj\.weight and .*layers\.1\.mlp\.down_proj\.weight are the same")
 
 
 def test_two_parameters_on_the_same_memory_are_refused() -> None:
@@ -112,7 +112,7 @@ def test_weights_that_are_no_plain_numbers_are_refused_wherever_they_come_from()
     for layer in narrow.model.layers:
         weight = layer.mlp.down_proj.weight.to(torch.float8_e4m3fn)
         layer.mlp.down_proj.weight = nn.Parameter(weight, requires_grad=False)
-    with pytest.raises(ModelLoadError, match="weights in torch.float8_e4m3fn: it is quantised"):
+    with pytest.raises(ModelLoadError, match=r"weights in torch\.float8_e4m3fn: it is quantised"):
         assemble(narrow)
 
 
@@ -146,7 +146,7 @@ def test_weights_that_are_fetched_in_every_pass_are_refused_with_advice(tmp_path
         accelerate.disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
     else:
         accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    with pytest.raises(ModelLoadError, match=r"tiny does not fit: 21 of its weights .*--dtype.*--load-in.*--device auto"):
+    with pytest.raises(ModelLoadError, match=r"does not fit: 21 of its weights .*--dtype.*--load-in.*--device auto"):
         assemble(model)
 
 

@@ -80,5 +80,6 @@ def check_base(made_for: BaseFacts, chat: ChatModel, base: str) -> None:
     if found:
         advice = " Give the template it was made with by --chat-template." if "chat template" in found[-1] else ""
         raise DeltaError(
-            f"the delta was made for another model than {chat.name}: {base or 'its base'} has {'; '.join(found)}.{advice}"
+            f"the delta was made for another model than {chat.name}: {base or 'its base'} has {'; '.join(found)}."
+            f"{advice}"
         )

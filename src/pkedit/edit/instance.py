@@ -15,7 +15,7 @@ from pkedit.edit.detector import detector
 from pkedit.edit.editor import EditResult, StepLosses, train
 from pkedit.edit.examples import make_examples
 from pkedit.edit.hooked import HookedDelta
-from pkedit.errors import TooFewPairsError
+from pkedit.errors import ModelLoadError, TooFewPairsError
 from pkedit.locate.instance import candidate_layers, locate_instance, trace_harmless
 from pkedit.locate.region import Region
 from pkedit.models.batches import dialogue
@@ -43,14 +43,19 @@ class InstanceEditor:
         """Reads and traces the harmless answers.
 
         Args:
-            chat: the model. Its caches must be of a kind that can be lent (`chat.cannot_reuse` is None).
+            chat: the model.
             kept: harmless prompts with the answers to keep, for all instances.
             locate: where neurons may be chosen, and how many.
-            edit: how δ is trained. `frozen_prompts` is always on.
+            edit: how δ is trained; always with frozen prompts.
 
         Raises:
             TooFewPairsError: fewer than two harmless answers: there would be no spread to compare with.
+            ModelLoadError: this model's caches cannot be lent.
         """
+        if chat.cannot_reuse is not None:
+            raise ModelLoadError(
+                f"{chat.name} cannot be edited on single instances this way, for {chat.cannot_reuse}; use edit()"
+            )
         if len(kept) < 2:
             raise TooFewPairsError(f"editing single instances needs at least two harmless answers, got {len(kept)}")
         self._chat, self._kept, self._locate, self._edit = chat, list(kept), locate, edit
@@ -58,7 +63,7 @@ class InstanceEditor:
         self._layers = candidate_layers(chat, locate)
         whole = [dialogue(chat, one.prompt.text, one.answer, limit=locate.tokens, ended=False) for one in kept]
         with chat.frozen():
-            with arithmetic(chat, locate.precision):
+            with arithmetic(chat, edit.precision):
                 self._harmless = trace_harmless(chat, whole, locate, seed=edit.seed)
             short = [dialogue(chat, one.prompt.text, one.answer, limit=edit.harmless_tokens) for one in kept]
             # Two places for the instance's answers, held meanwhile by the shortest of prompts, so that what all share
@@ -72,13 +77,12 @@ class InstanceEditor:
                 first_weight=edit.first_weight,
                 tokens_per_batch=edit.tokens_per_batch,
                 keep_final=range(2, 2 + len(short)),
+                few=True,
             )
             self._cache.prepare(range(2, 2 + len(short)))
             self._entering = self._where_answers_begin(range(2, 2 + len(short)))
 
-    def edit(
-        self, pair: ContrastPair, *, progress: Callable[[StepLosses, int], None] | None = None
-    ) -> EditResult:
+    def edit(self, pair: ContrastPair, *, progress: Callable[[StepLosses, int], None] | None = None) -> EditResult:
         """Locates and edits on one instance; the model leaves as it came.
 
         Args:
@@ -96,17 +100,15 @@ class InstanceEditor:
         with chat.frozen():
             with arithmetic(chat, settings.precision):
                 self._cache.take([0, 1], [safe, unsafe])
-            # Few tokens are worth no cast of all weights to a narrower format.
+            # Few tokens: weights in a narrower format would save less time than their copies take memory.
             located = locate_instance(chat, self._cache, 1, 0, self._harmless, self._locate)
             self.region = located.region
             hooked = HookedDelta(chat, located.region, settings.parts, relative=settings.relative_learning_rate)
             if settings.gate_detector and GATE in settings.parts:
-                found = {
-                    layer: detector(located.entering[layer], self._entering[layer]) for layer in hooked.layers
-                }
+                found = {layer: detector(located.entering[layer], self._entering[layer]) for layer in hooked.layers}
                 hooked.open_gates(found, settings.gate_detector)
             examples = make_examples(chat, [pair], self._kept, settings)
-            if len(examples) > 1 and examples[1].role == "unsafe":
+            if examples[1].role == "unsafe":
                 self._cache.take([0, 1], [item.dialogue for item in examples[:2]])
             else:
                 # The second place is not learnt from.

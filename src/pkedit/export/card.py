@@ -18,9 +18,17 @@ from pkedit.run.wording import (
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def model_card(record: RunRecord, delta: Delta) -> str:
-    """The README.md of an exported model, in Markdown with the Hub's front matter."""
-    base, on_hub = _base(record.settings.model)
+def model_card(record: RunRecord, delta: Delta, *, base: str | None = None, onto: str | None = None) -> str:
+    """The README.md of an exported model, in Markdown with the Hub's front matter.
+
+    Args:
+        record: of the run.
+        delta: the edit.
+        base: the model whose weights carry the edit, where it is not the run's own.
+        onto: what has to be known about that.
+    """
+    base, on_hub = _base(base or record.settings.model)
+    known = f"\n{onto}\n" if onto else ""
     header = {
         "base_model": base if on_hub else None,
         "library_name": "transformers",
@@ -39,7 +47,7 @@ def model_card(record: RunRecord, delta: Delta) -> str:
 
 `{base}` with {len(delta)} MLP neurons edited by [Precision Knowledge Editing](https://arxiv.org/abs/2410.03772)
 (pkedit {version}): {delta.parameters:,} numbers in layers {", ".join(map(str, layers))} were changed, nothing else.
-
+{known}
 {_findings(record)}
 
 ## Limits

@@ -105,7 +105,8 @@ def locate_instance(
             part.float().flatten(0, -2) / gradient_scale(chat) for part in gradients[number :: len(activations)]
         )
         signals["pathway"][place] = ((activation - seen.mean) * gradient).sum(0)
-        signals["weight_tracking"][place] = _step_length(activation, arriving) / site.write_vectors().float().norm(dim=1)
+        lengths = site.write_vectors().float().norm(dim=1)
+        signals["weight_tracking"][place] = _step_length(activation, arriving) / lengths
         # Nothing is predicted from the last answer token, so it is not run.
         width = batch.ids.shape[1] - 1
         deciding = min(settings.first_tokens + 1, width)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pkedit.errors import ModelLoadError
 from pkedit.locate.trace import Trace
 from pkedit.models.chat import ChatModel
 from pkedit.models.experts import stored_in
@@ -50,7 +51,16 @@ def weight_change_after_steps(
         accumulate: adds the gradient of the probe loss to the weights' `.grad`, by `backward()` calls.
         steps: T.
         learning_rate: of the descent.
+
+    Raises:
+        ModelLoadError: the weights are quantised.
     """
+    packed = next((site.name for site in chat.sites if site.quantised), None)
+    if packed is not None:
+        raise ModelLoadError(
+            f"{packed}: probe steps move the weights, and those are quantised; leave probe_steps at 1, which needs "
+            "their gradient alone"
+        )
     weights = stored_in([site.write for site in chat.sites])
     before = [weight.detach().clone() for weight in weights]
     gradients = [weight.grad for weight in weights]

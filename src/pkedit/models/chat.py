@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkedit.errors import ChatTemplateError, OutOfMemoryError
+from pkedit.errors import OutOfMemoryError
 from pkedit.models.families import Family
 from pkedit.models.family import MlpSite, SiteId, blocks_of
 from pkedit.models.generation import GreedyGenerator
 from pkedit.models.head import logits_from
 from pkedit.models.structure import body_of
+from pkedit.models.templates import templated_ids
 from pkedit.models.unchanged import UnchangedLayers
 
 Progress = Callable[[int, int], None]
@@ -103,13 +104,7 @@ class ChatModel:
         Raises:
             ChatTemplateError: the tokenizer has no chat template.
         """
-        if not self.tokenizer.chat_template:
-            raise ChatTemplateError(f"{self.name} has no chat template; give one with --chat-template FILE.jinja")
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
-        # The template writes the BOS itself: a second one changes what the model computes.
-        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return templated_ids(self.tokenizer, text, name=self.name)
 
     def answer_ids(self, text: str, *, limit: int | None = None, ended: bool = True) -> list[int]:
         """Token ids of an answer; with the end-of-turn token where `ended` and it fits into `limit`."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import BitsAndBytesConfig, FineGrainedFP8Config, Mxfp4Config
+from transformers.utils.quantization_config import BitsAndBytesConfig, FineGrainedFP8Config, Mxfp4Config
 
 from pkedit.errors import ModelLoadError
 
@@ -52,7 +52,7 @@ def loading_options(place: str, dtype: torch.dtype, quantisation: str | None, co
     if method in DEQUANTISED:
         options["quantization_config"] = DEQUANTISED[method](dequantize=True)
     if quantisation is not None:
-        options["quantization_config"] = BitsAndBytesConfig(
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=quantisation == "4bit",
             load_in_8bit=quantisation == "8bit",
             # Of the published formats the one for weights that are normally distributed (Dettmers et al. 2023).
@@ -68,4 +68,4 @@ def loading_options(place: str, dtype: torch.dtype, quantisation: str | None, co
 def _multiplies_bfloat16(number: int) -> bool:
     """Whether a GPU does so itself: older ones only imitate it, and are then slower than in float32."""
     with torch.cuda.device(number):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -23,14 +23,15 @@ from pkedit.models.sequences import by_length, shared_beginning
 # A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does.
 PROMPT_TOKENS = 4
 # A long prompt is read in parts, so that what one pass needs stays small.
-CHUNK = 256
+CHUNK = 1024
 
 
 class FrozenPrompts:
     """Per dialogue: keys and values of its prompt from layer `lowest_layer` on, and the states that enter there.
 
     For the dialogues in `keep_final` the final states at the answer tokens, [answer tokens, hidden], are kept as
-    well: with the head they give back the logits of the model as it was.
+    well: with the head they give back the logits of the model as it was. With `few` dialogues, most of what a pass
+    does is to read the weights, whatever the padding.
     """
 
     # How many tokens of a batch `final_states` runs apart, before the others.
@@ -46,8 +47,11 @@ class FrozenPrompts:
         first_weight: float,
         tokens_per_batch: int,
         keep_final: Collection[int] = (),
+        few: bool = False,
     ) -> None:
         self._chat = chat
+        self._few = few
+        self._last: tuple[list[int], tuple[Keys, Tensor]] | None = None
         self._dialogues = dialogues
         self._lowest = chat.first_layer_to_run(lowest_layer)
         self._as_tuple = False
@@ -76,7 +80,8 @@ class FrozenPrompts:
     def take(self, places: Sequence[int], dialogues: Sequence[Dialogue]) -> None:
         """Puts dialogues with one prompt in the places of others. The prompt is read once for all of them.
 
-        Call it while nothing is hooked into the model. Keys and values are kept in the dtype of the weights.
+        Call it while nothing is hooked into the model. Keys and values are kept in the dtype of the weights, whatever
+        the prompt was read in.
 
         Raises:
             ValueError: the prompts differ, or do not begin as the others do.
@@ -99,6 +104,7 @@ class FrozenPrompts:
             rows = [[prompt[-1], *item.answer[:-1], *[0] * (width - len(item.answer))] for item in dialogues]
             ids = torch.tensor(rows, device=device)
             final, entering = self._run(ids, lent(taken(cache, 0), len(dialogues)))
+        self._last = None
         self._dialogues = list(self._dialogues)
         for row, (place, item) in enumerate(zip(places, dialogues, strict=True)):
             self._dialogues[place] = item
@@ -109,7 +115,12 @@ class FrozenPrompts:
                 self._final[place] = final[row, : len(item.answer)].clone()
 
     def groups(self, indices: Sequence[int]) -> list[list[int]]:
-        """The same indices in batches of answers of the same length to prompts of similar length: little padding."""
+        """The same indices in batches of answers of the same length to prompts of similar length: little padding.
+
+        Or all in one batch, where they are `few`.
+        """
+        if self._few:
+            return [list(indices)]
         by_answer: dict[int, list[int]] = defaultdict(list)
         for index in indices:
             by_answer[len(self._dialogues[index].answer)].append(index)
@@ -138,8 +149,7 @@ class FrozenPrompts:
 
     def final_states(self, group: Sequence[int], batch: AnswerBatch) -> Tensor:
         """Final states [dialogues, tokens, hidden] of the model as it is now, at the tokens of `batch`."""
-        upper = self._beginning[self._lowest :] if self._beginning else None
-        layers, mask = side_by_side(upper, [self._keys[index] for index in group], padding_first=self._padding_first)
+        layers, mask = self._side_by_side(group)
         # Nothing is predicted from the last answer token.
         ids = batch.ids[:, :-1]
         # Made beside the keys, which lie where their layers do; it enters the model where the tokens do.
@@ -161,6 +171,16 @@ class FrozenPrompts:
                 use_cache=True,
             ).last_hidden_state
         return final
+
+    def _side_by_side(self, group: Sequence[int]) -> tuple[Keys, Tensor]:
+        """Keys and values of a batch, and its mask; of few dialogues those of the last batch are kept."""
+        if self._last is not None and self._last[0] == list(group):
+            return self._last[1]
+        upper = self._beginning[self._lowest :] if self._beginning else None
+        merged = side_by_side(upper, [self._keys[index] for index in group], padding_first=self._padding_first)
+        if self._few:
+            self._last = (list(group), merged)
+        return merged
 
     def original(self, index: int) -> Tensor:
         """The final states at the answer tokens of dialogue `index` when it was prepared."""

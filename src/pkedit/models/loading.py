@@ -18,6 +18,7 @@ from pkedit.models.experts import release_experts
 from pkedit.models.family import blocks_of, family_of, find_sites
 from pkedit.models.formats import best_dtype, loading_options
 from pkedit.models.probe import probe
+from pkedit.models.quantised import keep_differentiable
 from pkedit.models.refused import check_config, check_model, check_sites
 from pkedit.models.reuse import cannot_reuse, cannot_skip
 
@@ -70,6 +71,7 @@ def load_model(
     if quantisation is not None:
         reason = f"{reason}, linear layers in {quantisation.removesuffix('bit')} bits by bitsandbytes (asked for)"
     model.eval()
+    keep_differentiable(model)
     _forget_gguf(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -14,6 +14,8 @@ from pkedit.errors import ModelLoadError
 BITS = {"Params4bit": 4, "Int8Params": 8}
 # Formats in which a stored number is the weight itself. Narrower ones need a scale that lies elsewhere.
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# What bitsandbytes calls a processor that it repacks 4-bit weights for.
+REPACKED = "support_avx512bf16_for_cpu"
 OTHERWISE = "Load the full-precision model, that with --load-in 4bit, or a .gguf file of it."
 
 
@@ -54,6 +56,16 @@ def shape_of_matrix(module: nn.Module, *, transposed: bool = False) -> tuple[int
     return (sizes.in_features, sizes.out_features) if transposed else (sizes.out_features, sizes.in_features)
 
 
+def keep_differentiable(model: nn.Module) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights for a processor's inference instructions at the first pass.
+
+    Weights in that layout give no gradients, not even of states, and their scales are rounded.
+    """
+    for module in model.modules():
+        if bits_of(module) == 4 and hasattr(module, REPACKED):
+            setattr(module, REPACKED, False)
+
+
 def _stored(module: nn.Module) -> Tensor:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dtype not in PLAIN or weight.dim() != 2:
@@ -68,6 +80,11 @@ def _stored(module: nn.Module) -> Tensor:
 @torch.no_grad()
 def _dequantised(module: Any) -> Tensor:
     """[out, in] in float32."""
+    if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
+        raise ModelLoadError(
+            "the model's 4-bit weights were repacked for inference on this processor when it was first called, and "
+            "give no gradients now; load it by pkedit"
+        )
     from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
     # The scales of 8 bits move from the weight to this state in the first pass.

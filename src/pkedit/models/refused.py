@@ -66,8 +66,8 @@ def check_model(name: str, model: nn.Module) -> None:
         origin = type(module).__module__
         if origin.split(".")[0] == "peft":
             raise ModelLoadError(
-                f"{name} is wrapped by PEFT ({type(module).__name__}): an edit would be made beside the adapter. Merge it "
-                "first, `model = model.merge_and_unload()`, and save or pass what that returns"
+                f"{name} is wrapped by PEFT ({type(module).__name__}): an edit would be made beside the adapter. Merge "
+                "it first, `model = model.merge_and_unload()`, and save or pass what that returns"
             )
         if origin.startswith("torch._dynamo") or getattr(module, "_compiled_call_impl", None) is not None:
             where = f"its part {path} is" if path and origin.startswith("torch._dynamo") else "it is"
@@ -78,8 +78,8 @@ def check_model(name: str, model: nn.Module) -> None:
     away = [path for path, parameter in model.named_parameters() if parameter.is_meta]
     if away:
         raise ModelLoadError(
-            f"{name} does not fit: {len(away)} of its weights ({away[0]}, …) were left on disk or in main memory, to be "
-            f"fetched in every pass. {OFFLOADED}"
+            f"{name} does not fit: {len(away)} of its weights ({away[0]}, …) were left on disk or in main memory, to "
+            f"be fetched in every pass. {OFFLOADED}"
         )
 
 
@@ -101,8 +101,8 @@ def check_sites(sites: Sequence[MlpSite], model: nn.Module) -> None:
         places = {str(tensor.device) for tensor in (*block.parameters(), *block.buffers())}
         if len(places) > 1:
             raise ModelLoadError(
-                f"layer {layer} lies on mixed devices ({' and '.join(sorted(places))}): its states would have to change "
-                "place inside it. Put each decoder layer on one device, as --device auto does"
+                f"layer {layer} lies on mixed devices ({' and '.join(sorted(places))}): its states would have to "
+                "change place inside it. Put each decoder layer on one device, as --device auto does"
             )
     _check_shared(sites, model)
 
@@ -122,8 +122,8 @@ def _check_shared(sites: Sequence[MlpSite], model: nn.Module) -> None:
             owner = owners.get(id(span.parameter)) or owners.get(id(furthest.parameter))
             if owner is not None:
                 raise ModelLoadError(
-                    f"{owner}: its weights are in use elsewhere ({furthest.name} and {span.name} are the same), so that "
-                    "an edit of one would change the other; only MLPs with weights of their own can be edited"
+                    f"{owner}: its weights are in use elsewhere ({furthest.name} and {span.name} are the same), so "
+                    "that an edit of one would change the other; only MLPs with weights of their own can be edited"
                 )
         if furthest is None or span.end > furthest.end:
             furthest = span

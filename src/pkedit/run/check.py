@@ -14,7 +14,7 @@ from pkedit.errors import ModelLoadError, PkeditError
 from pkedit.models.configs import download_folder, has_chat_template, meta_model, quantisation_of, read_config
 from pkedit.models.costs import Peaks
 from pkedit.models.families import FAMILIES
-from pkedit.models.family import MlpSite, find_sites
+from pkedit.models.family import MlpSite, family_of, find_sites
 from pkedit.models.loading import conversion_folder
 from pkedit.models.machine import Memory, free_disk, measure_peaks, memories
 from pkedit.models.remote_endpoint import is_remote
@@ -145,7 +145,7 @@ def _facts(settings: RunSettings, model: Any, shape: ModelShape, quantisation: s
     sites: tuple[MlpSite, ...] = ()
     unsupported = None
     try:
-        sites = find_sites(model)
+        sites = find_sites(model, family_of(model, settings.mlp_write))
     except ModelLoadError as error:
         family, unsupported = None, str(error)
     return ModelFacts(

@@ -16,6 +16,7 @@ from pkedit.run.measuring import Measuring
 from pkedit.run.record import RunRecord
 from pkedit.run.remote import evaluate_remote
 from pkedit.run.stages import Observer, Silent
+from pkedit.run.vllm import evaluate_by_vllm
 from pkedit.settings import RunSettings
 
 
@@ -29,7 +30,8 @@ def evaluate(
     """Measures the vanilla arm, and with `settings.delta` the model under that delta as the arm `pke`.
 
     The prompts are those of `run` with the same settings. The delta is copied into the run folder. A remote model
-    (`openai:MODEL`, `anthropic:MODEL`, or any with `settings.api_base`) has answers only: no KL, perplexity or tasks.
+    (`openai:MODEL`, `anthropic:MODEL`, or any with `settings.api_base`) has answers only: no KL, perplexity or tasks;
+    so has one that is asked through vLLM (`settings.engine`).
 
     Args:
         settings: `arms` is set by whether there is a delta.
@@ -44,6 +46,8 @@ def evaluate(
     """
     if is_remote(settings.model, settings.api_base):
         return evaluate_remote(settings, out, observer=observer or Silent())
+    if settings.engine == "vllm":
+        return evaluate_by_vllm(settings, out, observer=observer or Silent())
     arms = ("vanilla",) if settings.delta is None else ("vanilla", "pke")
     settings = settings.model_copy(update={"arms": arms})
     if settings.delta is not None:
@@ -59,6 +63,9 @@ class _Evaluation(Measuring):
 
     def measured(self) -> RunRecord:
         self.check()
+        if self._settings.delta is not None and not self._folder.finished("measure pke"):
+            # Before the model is asked anything as it is, which takes minutes.
+            Delta.load(self._settings.delta).check(self.chat)
         self._pairs = asked_pairs(self._splits, self._settings)
         self.measure_arms(self._settings.arms)
         self._folder.save()

@@ -47,6 +47,8 @@ def run(
     """
     if is_remote(settings.model, settings.api_base):
         raise PkeditError(f"{settings.model} is behind an API; without its weights it can only be measured: evaluate")
+    if settings.engine != "transformers":
+        raise PkeditError(f"the engine {settings.engine} can only measure; leave it out, or use pkedit evaluate")
     folder = RunFolder.open(out, settings)
     return _Pipeline(folder, settings, observer or Silent(), chat).through(until)
 

@@ -11,6 +11,7 @@ are computed at the last tokens only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pkedit.models.keys import Keys, lent, read_beginning
 from pkedit.models.sequences import shared_beginning
+from pkedit.models.structure import body_of
 
 # Implementations that take a mask of which token sees which; the others know only padding.
 MASKED_ATTENTION = ("sdpa", "eager")
@@ -45,10 +47,13 @@ class Branching:
 
 
 def reads_branches(model: Any, branching: Branching) -> bool:
-    """Whether the model can be asked this way: its attention takes a mask, and no token is out of its window."""
-    config = model.config
+    """Whether the model can be asked this way: its attention takes a mask, no token is out of its window, and it is
+    told each token's position: ALiBi counts what it sees, and here a branch does not see the one before it."""
+    config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or branching.longest
-    return config._attn_implementation in MASKED_ATTENTION and branching.longest <= window
+    masked = model.config._attn_implementation in MASKED_ATTENTION
+    positions = "position_ids" in signature(body_of(model).forward).parameters and not getattr(config, "alibi", False)
+    return masked and positions and branching.longest <= window
 
 
 @torch.inference_mode()

@@ -1,0 +1,25 @@
+"""A user message as token ids, in the chat template of a tokenizer: the same for every engine that is asked."""
+
+from typing import Any
+
+from pkedit.errors import ChatTemplateError
+
+
+def templated_ids(tokenizer: Any, text: str, *, name: str) -> list[int]:
+    """Token ids of a user message in the chat template, up to where the answer begins; one BOS at most.
+
+    Args:
+        tokenizer: of the model.
+        text: the message.
+        name: of the model, for the error.
+
+    Raises:
+        ChatTemplateError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ChatTemplateError(f"{name} has no chat template; give one with --chat-template FILE.jinja")
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+    )
+    # The template writes the BOS itself: a second one changes what the model computes.
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
