@@ -27,6 +27,28 @@ from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import EditSettings, LocateSettings
 
 
+def instance_locating() -> LocateSettings:
+    """Where: fewer neurons than for hundreds of pairs, and later layers, for only these run in training."""
+    return LocateSettings(neurons=32, first_layer=0.55, last_layer=0.75, pairs=2)
+
+
+def instance_editing() -> EditSettings:
+    """How: few large steps, nearly a sentence of the refusal, four harmless answers in each step."""
+    return EditSettings(
+        steps=8,
+        pairs_per_step=1,
+        demonstrations_per_step=4,
+        learning_rate=0.3,
+        dropout=0.0,
+        safe_tokens=12,
+        harmless_tokens=2,
+        first_tokens=12,
+        first_weight=4.0,
+        threshold=0.1,
+        norm_limit=4.0,
+    )
+
+
 class InstanceEditor:
     """PKE on single instances of one model, which must stay as it was when this was made.
 
@@ -37,16 +59,16 @@ class InstanceEditor:
         self,
         chat: ChatModel,
         kept: Sequence[Demonstration],
-        locate: LocateSettings,
-        edit: EditSettings,
+        locate: LocateSettings | None = None,
+        edit: EditSettings | None = None,
     ) -> None:
         """Reads and traces the harmless answers.
 
         Args:
             chat: the model.
             kept: harmless prompts with the answers to keep, for all instances.
-            locate: where neurons may be chosen, and how many.
-            edit: how δ is trained; always with frozen prompts.
+            locate: where neurons may be chosen, and how many; `instance_locating()` if absent.
+            edit: how δ is trained, always with frozen prompts; `instance_editing()` if absent.
 
         Raises:
             TooFewPairsError: fewer than two harmless answers: there would be no spread to compare with.
@@ -56,6 +78,7 @@ class InstanceEditor:
             raise ModelLoadError(
                 f"{chat.name} cannot be edited on single instances this way, for {chat.cannot_reuse}; use edit()"
             )
+        locate, edit = locate or instance_locating(), edit or instance_editing()
         if len(kept) < 2:
             raise TooFewPairsError(f"editing single instances needs at least two harmless answers, got {len(kept)}")
         self._chat, self._kept, self._locate, self._edit = chat, list(kept), locate, edit
