@@ -13,7 +13,7 @@ from pkedit.bench.workbench import Workbench
 from pkedit.edit.baselines import dinm_settings, suffixed
 from pkedit.edit.delta import Delta
 from pkedit.edit.editor import edit
-from pkedit.edit.instance import InstanceEditor, instance_editing, instance_locating
+from pkedit.edit.instance import InstanceEditor
 from pkedit.evaluate.drift import DriftMeter
 from pkedit.judges.base import Judgement
 from pkedit.judges.rules import RuleJudge
@@ -48,8 +48,9 @@ def instance_stage(bench: Workbench) -> StageFigures:
     chat = bench.chat
     pairs = [long_pair(chat, pair, bench.material.texts) for pair in _bare(bench)[: bench.repeats]]
     own, *others = [_answered(chat, kept) for kept in bench.material.demonstrations[: 1 + KEPT + WATCHED]]
-    editor = InstanceEditor(chat, [own, *others[:KEPT]], instance_locating(), instance_editing())
-    meter = DriftMeter(chat, others[KEPT:], limit=ANSWER_TOKENS)
+    watched = others[-min(WATCHED, len(others) // 2) :]
+    editor = InstanceEditor(chat, [own, *others[: len(others) - len(watched)]])
+    meter = DriftMeter(chat, watched, limit=ANSWER_TOKENS)
     names = ("PKE, one instance", "DINM as released, one instance")
     runs: dict[str, list[Measured]] = {name: [] for name in names}
     effects: dict[str, list[Effect]] = {name: [] for name in names}
@@ -72,7 +73,7 @@ def instance_stage(bench: Workbench) -> StageFigures:
         ),
         notes=tuple(
             f"{name}: {sum(one.refused for one in found)} of {len(found)} prompts of about {tokens} tokens refused, KL "
-            f"{sum(one.divergence for one in found) / len(found):.3f} nats on {WATCHED} harmless answers."
+            f"{sum(one.divergence for one in found) / len(found):.3f} nats on {len(watched)} harmless answers."
             for name, found in effects.items()
         ),
     )
