@@ -114,9 +114,7 @@ class EvaluateSettings(_Settings):
         None, description="remote model that compares harmless answers with the original's; without one, no win rate"
     )
     capability_limit: int | None = Field(None, ge=1, description="only the first items of each task")
-    max_new_tokens: int = Field(
-        40, ge=4, description="greedy answers are cut here; a refusal shows well before, and judges err more on less"
-    )
+    max_new_tokens: int = Field(32, ge=4, description="greedy answers are cut here; a refusal shows well before")
     batch_size: int = Field(128, ge=1)
 
 

@@ -1,5 +1,6 @@
 """The trace holds what plain automatic differentiation gives, one dialogue at a time and without padding."""
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pkedit.locate.trace import EXACT_WIDTH, Trace, summed, trace
+from pkedit.locate.trace import EXACT_WIDTH, Trace, recallable, summed, trace
 from pkedit.models.batches import Dialogue, dialogue
 from pkedit.models.chat import ChatModel
 from tiny import (
@@ -195,6 +196,20 @@ def test_batching_does_not_change_the_trace(chat: ChatModel) -> None:
     for one, all_at_once in zip(alone.layers, together.layers, strict=True):
         for name in ("product", "gradient", "mean", "decision_mean", "decision_variance", "sketch"):
             torch.testing.assert_close(getattr(one, name), getattr(all_at_once, name), rtol=1e-3, atol=1e-5)
+
+
+def test_a_product_is_recalled_from_factors_that_the_pass_holds_anyway() -> None:
+    gate, up = torch.randn(2, 5, 7, requires_grad=True), torch.randn(2, 5, 7, requires_grad=True)
+    activation = gate.sigmoid() * up
+    expected, gone = activation.detach().clone(), weakref.ref(activation)
+    again = recallable(activation)
+    total = activation.sum()
+    del activation
+    assert gone() is None
+    assert torch.equal(again(), expected)
+    total.backward()
+    other = up.tanh()
+    assert recallable(other)().data_ptr() == other.data_ptr()
 
 
 def test_tracing_leaves_the_model_as_it_was(chat: ChatModel) -> None:

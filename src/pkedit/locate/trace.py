@@ -6,9 +6,10 @@ through a sketch (weight tracking), the mean activation, and what the activation
 (selectivity). a is the MLP's hidden activation. A routed expert has one for the tokens sent to it, and for them alone.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -180,7 +181,7 @@ class _Recorder:
         shares = torch.zeros(len(batch), len(batch.place), device=batch.ids.device)
         shares[batch.row[decisive], decisive.nonzero().squeeze(1)] = 1.0
         shares = shares / shares.sum(1, keepdim=True)
-        activations: dict[int, Tensor] = {}
+        activations: dict[int, Callable[[], Tensor]] = {}
         tokens = batch.ids.shape[1]
 
         def on_activation(place: int, activation: Tensor) -> None:
@@ -188,8 +189,8 @@ class _Recorder:
             # Some models pass the tokens of all dialogues in one row.
             kept = activation.detach()
             kept = kept.reshape(len(batch), tokens, -1) if routed is None else kept
-            # Not a copy: the pass holds the tensor anyway, until its gradient comes.
-            activations[place] = kept
+            shape = kept.shape
+            again = activations[place] = recallable(activation)
             sums, at = self._sums[place], kept.device
             here = real.to(at).flatten() if routed is None else real.to(at).flatten()[routed]
             self._tokens[place] += sum(watched.lengths) if routed is None else int(here.sum())
@@ -206,23 +207,24 @@ class _Recorder:
 
             def on_gradient(gradient: Tensor) -> None:
                 # Padding comes last, so nothing depends on it, and its gradient is zero.
-                gradient = gradient.float().view(kept.shape) / self._scale
+                gradient = gradient.float().view(shape) / self._scale
+                product = gradient * again().view(shape).float()
                 where = watched.rows.to(at)
                 if routed is None:
-                    sums["product"].index_add_(0, where, (gradient * kept.float()).sum(1))
+                    sums["product"].index_add_(0, where, product.sum(1))
                     sums["gradient"].index_add_(0, where, gradient.sum(1))
                 else:
-                    sums["product"].index_add_(0, where[routed // tokens], gradient * kept.float())
+                    sums["product"].index_add_(0, where[routed // tokens], product)
                     sums["gradient"].index_add_(0, where[routed // tokens], gradient)
 
             activation.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
         def on_output(place: int, output: Tensor) -> None:
             def on_gradient(gradient: Tensor) -> None:
-                kept, sketch = activations.pop(place), self._sums[place]["sketch"]
+                again, sketch = activations.pop(place), self._sums[place]["sketch"]
                 if len(sketch):
                     narrowed = self._narrowed(place, gradient.float().flatten(0, -2) / self._scale)
-                    sketch += narrowed @ kept.float().flatten(0, -2)
+                    sketch += narrowed @ again().float().flatten(0, -2)
 
             output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
@@ -258,6 +260,22 @@ class _Recorder:
             decision_variance=variance.clamp_min(0.0).float(),
             sketch=sums["sketch"],
         )
+
+
+def recallable(activation: Tensor) -> Callable[[], Tensor]:
+    """Gives the activation again during the backward pass, [.., I], if possible without holding it until then.
+
+    Frozen write weights need no input for their gradient, so a plain pass lets go of the activation. Where it is a
+    product, as behind a gate, the pass does hold the factors, bit for bit.
+    """
+    node: Any = activation.grad_fn
+    if type(node).__name__ == "MulBackward0":
+        first, second = node._saved_self, node._saved_other
+        if first is not None and second is not None:
+            factors = first.detach(), second.detach()
+            return lambda: factors[0] * factors[1]
+    held = activation.detach()
+    return lambda: held
 
 
 def _shared_out(shares: Tensor, batch: AnswerBatch, activations: Tensor, routed: Tensor) -> Tensor:
