@@ -48,7 +48,7 @@ def test_a_loaded_model_is_measured_printed_and_written_down(tmp_path: Path) -> 
     for words in ("locate: time ÷ plain pass", "generate: speed ÷ transformers'", "edit, by pairs", "TFLOP/s", "torch"):
         assert words in text
     content = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
-    assert [stage["name"] for stage in content["stages"]] == ["locate", "edit", "generate", "growth"]
+    assert [stage["name"] for stage in content["stages"]] == ["locate", "edit", "instance", "generate", "growth"]
     assert content["hardware"]["threads"] >= 1
     assert content["versions"]["torch"]
     ratio = content["stages"][0]["ratios"][0]
