@@ -31,10 +31,11 @@ SIZES = Sizes(
 def bench(llama: ChatModel) -> Workbench:
     pairs, kept = make_pairs(), make_demonstrations()
     texts = tuple(one.prompt.text for one in (*pairs, *kept))
-    return Workbench(llama, Material(tuple(pairs), tuple(kept), texts), SIZES, 2, lambda done, total: None)
+    return Workbench(llama, Material(tuple(pairs), tuple(kept), texts), SIZES, 1, lambda done, total: None)
 
 
-@pytest.mark.parametrize("name", STAGES)
+# Growth repeats the others at several sizes; the test of the command runs it.
+@pytest.mark.parametrize("name", sorted(set(STAGES) - {"growth"}))
 def test_a_stage_measures_and_leaves_the_model_as_it_was(bench: Workbench, name: str) -> None:
     before = snapshot(bench.chat.model)
     figures = STAGES[name](bench)
