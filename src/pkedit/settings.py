@@ -38,6 +38,11 @@ class LocateSettings(_Settings):
     random_regions: int = Field(20, ge=1, description="random regions in the causal check")
     causal_pairs: int = Field(4, ge=1, description="pairs in the causal check, and as many harmless answers")
 
+    @property
+    def signal_weights(self) -> dict[str, float]:
+        """What each signal weighs in the choice of the region."""
+        return {name: getattr(self, name) for name in ("weight_tracking", "pathway", "selectivity", "utility")}
+
 
 class EditSettings(_Settings):
     """How δ is trained."""

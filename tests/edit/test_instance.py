@@ -1,12 +1,16 @@
 """One instance is located and edited from the tokens that decide, and the model is left as it was."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from pkedit.edit.editor import StepLosses, train
+from pkedit.edit.examples import Example, make_examples
 from pkedit.edit.instance import InstanceEditor
 from pkedit.errors import TooFewPairsError
 from pkedit.locate.instance import locate_instance
-from pkedit.models.batches import dialogue
+from pkedit.models.batches import Dialogue, dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.settings import EditSettings, LocateSettings
 from tiny import (
@@ -45,6 +49,28 @@ def test_the_safe_answer_becomes_likelier_and_the_model_is_left_as_it_was(chat: 
         original = likelihood(chat, pair.prompt.text, pair.safe)
         with result.delta.applied_to(chat):
             assert likelihood(chat, pair.prompt.text, pair.safe) > original + 0.3
+
+
+@pytest.mark.parametrize("unsafe_tokens", [1, 3])
+def test_each_example_is_learnt_from_its_own_dialogue(
+    llama: ChatModel, monkeypatch: pytest.MonkeyPatch, unsafe_tokens: int
+) -> None:
+    (pair,), kept = make_pairs(1), make_demonstrations(3)
+    settings = EDIT.model_copy(update={"unsafe_tokens": unsafe_tokens})
+    editor = InstanceEditor(llama, kept, LOCATE, settings)
+    seen: list[tuple[Example, Dialogue]] = []
+
+    def watched(
+        chat: ChatModel, hooked: Any, cache: Any, examples: list[Example], *rest: Any
+    ) -> tuple[StepLosses, ...]:
+        seen.extend(zip(examples, cache._dialogues, strict=False))
+        return train(chat, hooked, cache, examples, *rest)
+
+    monkeypatch.setattr("pkedit.edit.instance.train", watched)
+    editor.edit(pair)
+    assert all(example.dialogue == dialogue for example, dialogue in seen)
+    expected = make_examples(llama, [pair], kept, settings)
+    assert sorted(map(repr, expected)) == sorted(repr(example) for example, _ in seen)
 
 
 def test_an_instance_is_edited_the_same_whatever_was_edited_before(llama: ChatModel) -> None:

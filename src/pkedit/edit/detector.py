@@ -5,7 +5,6 @@ to find out when the neuron should fire. What the gates of one layer read is the
 regression per layer answers that beforehand, in closed form.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +34,7 @@ def detector(harmful: Tensor, harmless: Tensor) -> Tensor:
     Raises:
         NonFiniteStatesError: an input is NaN or Inf.
     """
-    inputs = torch.cat([harmful, harmless]).float().cpu()
+    inputs = torch.cat([part.float().cpu() for part in (harmful, harmless)])
     if not torch.isfinite(inputs).all():
         raise NonFiniteStatesError(
             "the states that enter the edited layers are NaN or Inf: the model does not fit into the format of its "
@@ -51,7 +50,6 @@ def detector(harmful: Tensor, harmless: Tensor) -> Tensor:
     return direction / reading if reading > 1e-6 else torch.zeros_like(direction)
 
 
-@torch.no_grad()
 def detectors(
     chat: ChatModel, layers: Sequence[int], cache: PrefixCache | FrozenPrompts, harmful: Sequence[bool]
 ) -> dict[int, Tensor]:
@@ -63,14 +61,29 @@ def detectors(
         cache: all dialogues, prepared.
         harmful: of each dialogue, whether its prompt is.
     """
-    entering: dict[tuple[int, bool], list[Tensor]] = defaultdict(list)
+    order, entering = where_answers_begin(chat, layers, cache, range(len(harmful)))
+    kinds = torch.tensor([harmful[index] for index in order])
+    return {layer: detector(states[kinds], states[~kinds]) for layer, states in entering.items()}
+
+
+@torch.no_grad()
+def where_answers_begin(
+    chat: ChatModel, layers: Sequence[int], cache: PrefixCache | FrozenPrompts, indices: Sequence[int]
+) -> tuple[list[int], dict[int, Tensor]]:
+    """The MLP's input at the last prompt token of dialogues in `cache`, in their order there, and this order.
+
+    Returns:
+        The indices as they were run, and for each layer the inputs in float32, [dialogues, hidden].
+    """
     # All MLPs of a layer have the same input; the experts of a mixture see parts of it.
     entrances = [chat.sites_of(layer)[0].input_module for layer in layers]
-    for group in cache.groups(range(len(harmful))):
+    order: list[int] = []
+    entering: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for group in cache.groups(indices):
+        order += group
         # Read where the first answer token is decided; what follows is not looked at.
         batch = cache.batch(group, limit=1)
         starts = batch.place == 0
-        kinds = torch.tensor([harmful[index] for index in group])
         seen: dict[int, Tensor] = {}
         # The pass over a shared beginning, where there is one, comes first and is overwritten.
         with inputs_of(entrances, seen.__setitem__):
@@ -79,7 +92,5 @@ def detectors(
             # Some models pass the tokens of all dialogues in one row.
             states = states.reshape(len(batch), -1, states.shape[-1])
             row, column = batch.row[starts].to(states.device), batch.column[starts].to(states.device)
-            at_start = states[row, column - cache.ahead].float().cpu()
-            for kind in (True, False):
-                entering[layers[place], kind].append(at_start[kinds == kind])
-    return {layer: detector(torch.cat(entering[layer, True]), torch.cat(entering[layer, False])) for layer in layers}
+            entering[layers[place]].append(states[row, column - cache.ahead].float().cpu())
+    return order, {layer: torch.cat(parts) for layer, parts in entering.items()}

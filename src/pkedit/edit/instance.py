@@ -7,21 +7,17 @@ the harmless answers to keep, is read and traced once, when the editor is made.
 
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
-
 from pkedit.edit.delta import GATE
-from pkedit.edit.detector import detector
+from pkedit.edit.detector import detector, where_answers_begin
 from pkedit.edit.editor import EditResult, StepLosses, train
 from pkedit.edit.examples import make_examples
 from pkedit.edit.hooked import HookedDelta
 from pkedit.errors import ModelLoadError, TooFewPairsError
-from pkedit.locate.instance import candidate_layers, locate_instance, trace_harmless
-from pkedit.locate.region import Region
-from pkedit.models.batches import dialogue
+from pkedit.locate.instance import locate_instance, trace_harmless
+from pkedit.locate.region import Region, candidate_layers
+from pkedit.models.batches import Dialogue, dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
-from pkedit.models.hooks import inputs_of
 from pkedit.models.precision import arithmetic
 from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import EditSettings, LocateSettings
@@ -73,6 +69,7 @@ class InstanceEditor:
         Raises:
             TooFewPairsError: fewer than two harmless answers: there would be no spread to compare with.
             ModelLoadError: this model's caches cannot be lent.
+            RegionError: the settings leave no layer to choose from.
         """
         if chat.cannot_reuse is not None:
             raise ModelLoadError(
@@ -81,29 +78,30 @@ class InstanceEditor:
         locate, edit = locate or instance_locating(), edit or instance_editing()
         if len(kept) < 2:
             raise TooFewPairsError(f"editing single instances needs at least two harmless answers, got {len(kept)}")
-        self._chat, self._kept, self._locate, self._edit = chat, list(kept), locate, edit
+        self._chat, self._locate, self._edit = chat, locate, edit
         self.region: Region | None = None
-        self._layers = candidate_layers(chat, locate)
+        self._layers = candidate_layers(locate, chat.layers)
+        self._kept = make_examples(chat, (), kept, edit)
         whole = [dialogue(chat, one.prompt.text, one.answer, limit=locate.tokens, ended=False) for one in kept]
+        # The first place is for the instance's safe answer and the last for its unsafe one. The shortest of prompts
+        # holds them meanwhile, so that what all prompts share is no longer than the chat template.
+        free = dialogue(chat, "", "", limit=1)
+        self._unsafe = 1 + len(self._kept)
         with chat.frozen():
             with arithmetic(chat, edit.precision):
                 self._harmless = trace_harmless(chat, whole, locate, seed=edit.seed)
-            short = [dialogue(chat, one.prompt.text, one.answer, limit=edit.harmless_tokens) for one in kept]
-            # Two places for the instance's answers, held meanwhile by the shortest of prompts, so that what all share
-            # is no longer than the chat template.
-            free = dialogue(chat, "", "", limit=1)
             self._cache = FrozenPrompts(
                 chat,
-                [free, free, *short],
+                [free, *(example.dialogue for example in self._kept), free],
                 self._layers[0],
                 first_tokens=edit.first_tokens,
                 first_weight=edit.first_weight,
                 tokens_per_batch=edit.tokens_per_batch,
-                keep_final=range(2, 2 + len(short)),
+                keep_final=range(1, self._unsafe),
                 few=True,
             )
-            self._cache.prepare(range(2, 2 + len(short)))
-            self._entering = self._where_answers_begin(range(2, 2 + len(short)))
+            self._cache.prepare(range(1, self._unsafe))
+            _, self._entering = where_answers_begin(chat, self._layers, self._cache, range(1, self._unsafe))
 
     def edit(self, pair: ContrastPair, *, progress: Callable[[StepLosses, int], None] | None = None) -> EditResult:
         """Locates and edits on one instance; the model leaves as it came.
@@ -117,38 +115,24 @@ class InstanceEditor:
             NonFiniteLossError: a loss became NaN or Inf.
         """
         chat, settings = self._chat, self._edit
-        text = pair.prompt.text
-        unsafe = dialogue(chat, text, pair.unsafe, limit=self._locate.tokens, ended=False)
-        safe = dialogue(chat, text, pair.safe, limit=settings.safe_tokens)
+        unsafe = dialogue(chat, pair.prompt.text, pair.unsafe, limit=self._locate.tokens, ended=False)
+        safe, *learnt_unsafe = make_examples(chat, [pair], (), settings)
         with chat.frozen():
-            with arithmetic(chat, settings.precision):
-                self._cache.take([0, 1], [safe, unsafe])
+            self._read([safe.dialogue, unsafe])
             # Few tokens: weights in a narrower format would save less time than their copies take memory.
-            located = locate_instance(chat, self._cache, 1, 0, self._harmless, self._locate)
+            located = locate_instance(chat, self._cache, self._unsafe, 0, self._harmless, self._locate)
             self.region = located.region
             hooked = HookedDelta(chat, located.region, settings.parts, relative=settings.relative_learning_rate)
             if settings.gate_detector and GATE in settings.parts:
                 found = {layer: detector(located.entering[layer], self._entering[layer]) for layer in hooked.layers}
                 hooked.open_gates(found, settings.gate_detector)
-            examples = make_examples(chat, [pair], self._kept, settings)
-            if examples[1].role == "unsafe":
-                self._cache.take([0, 1], [item.dialogue for item in examples[:2]])
-            else:
-                # The second place is not learnt from.
-                examples.insert(1, examples[0])
-            history = train(chat, hooked, self._cache, examples, settings, progress)
+            for example in learnt_unsafe:
+                # Training may look at less of the unsafe answer than locating.
+                self._read([safe.dialogue, example.dialogue])
+            history = train(chat, hooked, self._cache, [safe, *self._kept, *learnt_unsafe], settings, progress)
         return EditResult(hooked.freeze(), history, len(history) < settings.steps)
 
-    @torch.no_grad()
-    def _where_answers_begin(self, indices: Sequence[int]) -> dict[int, Tensor]:
-        """The MLP's input at the last prompt token, per candidate layer: [dialogues, hidden]."""
-        entrances = [self._chat.sites_of(layer)[0].input_module for layer in self._layers]
-        entering: dict[int, list[Tensor]] = {layer: [] for layer in self._layers}
-        for group in self._cache.groups(indices):
-            seen: dict[int, Tensor] = {}
-            batch = self._cache.batch(group, limit=1)
-            with inputs_of(entrances, seen.__setitem__):
-                self._cache.final_states(group, batch)
-            for place, states in seen.items():
-                entering[self._layers[place]].append(states.reshape(len(group), -1, states.shape[-1])[:, 0])
-        return {layer: torch.cat(parts) for layer, parts in entering.items()}
+    def _read(self, dialogues: Sequence[Dialogue]) -> None:
+        """Reads the instance's prompt, with the safe answer and an unsafe one."""
+        with arithmetic(self._chat, self._edit.precision):
+            self._cache.take([0, self._unsafe], dialogues)

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkedit.locate.region import Region, choose_region
+from pkedit.locate.region import Region, candidate_layers, choose_region
+from pkedit.locate.selectivity import floored_deviation
 from pkedit.locate.trace import Trace, summed, trace
 from pkedit.locate.utility import utilities
+from pkedit.locate.weights import lengths
 from pkedit.models.batches import Dialogue, state_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
@@ -52,12 +54,6 @@ def trace_harmless(chat: ChatModel, dialogues: Sequence[Dialogue], settings: Loc
     return Harmless(summed(seen), utilities(seen))
 
 
-def candidate_layers(chat: ChatModel, settings: LocateSettings) -> range:
-    """The layers that neurons may be chosen from."""
-    depth = chat.layers - 1
-    return range(round(settings.first_layer * depth), round(settings.last_layer * depth) + 1)
-
-
 def locate_instance(
     chat: ChatModel, cache: FrozenPrompts, unsafe: int, safe: int, harmless: Harmless, settings: LocateSettings
 ) -> LocatedInstance:
@@ -78,7 +74,7 @@ def locate_instance(
     Raises:
         RegionError: no neuron matches the settings.
     """
-    layers = candidate_layers(chat, settings)
+    layers = candidate_layers(settings, chat.layers)
     places = [place for place, site in enumerate(chat.sites) if site.layer in layers]
     writes = [chat.sites[place].write for place in places]
     entering: dict[int, Tensor] = {}
@@ -96,7 +92,8 @@ def locate_instance(
         scores = batch.per_dialogue(state_likelihoods(chat, states, batch.target))
         margin = (scores[0] - scores[1]) * gradient_scale(chat)
         gradients = torch.autograd.grad(margin, [*activations.values(), *outputs.values()])
-    signals = {name: [torch.zeros(site.neurons, device=site.device) for site in chat.sites] for name in _SIGNALS}
+    weights = settings.signal_weights
+    signals = {name: [torch.zeros(site.neurons, device=site.device) for site in chat.sites] for name in weights}
     for number, called in enumerate(activations):
         place = places[called]
         site, seen = chat.sites[place], harmless.trace.layers[place]
@@ -105,8 +102,7 @@ def locate_instance(
             part.float().flatten(0, -2) / gradient_scale(chat) for part in gradients[number :: len(activations)]
         )
         signals["pathway"][place] = ((activation - seen.mean) * gradient).sum(0)
-        lengths = site.write_vectors().float().norm(dim=1)
-        signals["weight_tracking"][place] = _step_length(activation, arriving) / lengths
+        signals["weight_tracking"][place] = _step_length(activation, arriving) / lengths(site.write_vectors())
         # Nothing is predicted from the last answer token, so it is not run.
         width = batch.ids.shape[1] - 1
         deciding = min(settings.first_tokens + 1, width)
@@ -114,12 +110,12 @@ def locate_instance(
         tokens = torch.arange(2 * width, device=activation.device) if routed is None else routed
         # The first dialogue's tokens come first, and it has the unsafe answer.
         decision = activation[tokens < deciding].sum(0) / deciding
-        spread = torch.maximum(seen.decision_variance, seen.decision_variance.median()).sqrt().clamp_min(1e-12)
+        spread = floored_deviation(seen.decision_variance)
         signals["selectivity"][place] = (decision - seen.decision_mean).abs() / spread
         signals["utility"][place] = harmless.utility[place]
     region = choose_region(
         signals,
-        {name: getattr(settings, name) for name in _SIGNALS},
+        weights,
         count=settings.neurons,
         layers=(layers[0], layers[-1]),
         per_layer=settings.per_layer,
@@ -130,9 +126,6 @@ def locate_instance(
         for number, states in entering.items()
     }
     return LocatedInstance(region, begins)
-
-
-_SIGNALS = ("weight_tracking", "pathway", "selectivity", "utility")
 
 
 def _step_length(activation: Tensor, arriving: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pkedit.errors import TooFewPairsError
 from pkedit.locate.pathway import contributions
-from pkedit.locate.region import Region, choose_region
+from pkedit.locate.region import Region, candidate_layers, choose_region
 from pkedit.locate.selectivity import selectivities
 from pkedit.locate.trace import EXACT_WIDTH, Trace, summed, trace
 from pkedit.locate.utility import utilities
@@ -65,8 +65,7 @@ def locate(
     ]
     total = len(margin) + len(harmless)
 
-    depth = chat.layers - 1
-    layers = round(settings.first_layer * depth), round(settings.last_layer * depth)
+    layers = candidate_layers(settings, chat.layers)
 
     def traced(dialogues: Sequence[Dialogue], signs: Sequence[float], before: int, **what: Any) -> Trace:
         return trace(
@@ -111,14 +110,9 @@ def locate(
             "selectivity": selectivities(on_pairs, on_harmless),
             "utility": useful,
         },
-        {
-            "weight_tracking": settings.weight_tracking,
-            "pathway": settings.pathway,
-            "selectivity": settings.selectivity,
-            "utility": settings.utility,
-        },
+        settings.signal_weights,
         count=settings.neurons,
-        layers=layers,
+        layers=(layers[0], layers[-1]),
         per_layer=settings.per_layer,
         sites=list(chat.places),
     )
@@ -131,9 +125,9 @@ def locate(
     )
 
 
-def _sketch_widths(chat: ChatModel, layers: tuple[int, int]) -> list[int]:
+def _sketch_widths(chat: ChatModel, layers: range) -> list[int]:
     """Where neurons may be chosen each one's weight change is needed; elsewhere only the layer's, for its profile."""
-    return [EXACT_WIDTH if layers[0] <= site.layer <= layers[1] else PROFILE_WIDTH for site in chat.sites]
+    return [EXACT_WIDTH if site.layer in layers else PROFILE_WIDTH for site in chat.sites]
 
 
 def pair_dialogues(chat: ChatModel, pairs: Sequence[ContrastPair], *, limit: int) -> list[Dialogue]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pkedit.errors import RegionError
 from pkedit.models.family import SiteId, site_order
+from pkedit.settings import LocateSettings
 
 
 @total_ordering
@@ -127,6 +128,20 @@ def percentile_ranks(values: Tensor) -> Tensor:
     middle = last - (counts + 1) / 2
     ranks: Tensor = middle[inverse] / max(values.numel() - 1, 1)
     return ranks.reshape(values.shape)
+
+
+def candidate_layers(settings: LocateSettings, layers: int) -> range:
+    """The layers that neurons may be chosen from, in a model with so many.
+
+    Raises:
+        RegionError: there is none.
+    """
+    first, last = (round(share * (layers - 1)) for share in (settings.first_layer, settings.last_layer))
+    if first > last:
+        raise RegionError(
+            f"no neuron matches: layers {first} to {last} of a model with layers 0 to {layers - 1}; widen --layers"
+        )
+    return range(first, last + 1)
 
 
 def choose_region(

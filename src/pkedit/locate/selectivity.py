@@ -16,6 +16,10 @@ def selectivities(harmful: Trace, harmless: Trace) -> tuple[Tensor, ...]:
     for bad, good in zip(harmful.layers, harmless.layers, strict=True):
         difference = bad.decision_mean - good.decision_mean
         variance = (bad.decision_variance + good.decision_variance) / 2
-        floor = variance.median()
-        scores.append(difference.abs() / torch.sqrt(torch.maximum(variance, floor)).clamp_min(1e-12))
+        scores.append(difference.abs() / floored_deviation(variance))
     return tuple(scores)
+
+
+def floored_deviation(variance: Tensor) -> Tensor:
+    """The standard deviation of each neuron of a layer, at least the layer's median one: [I]."""
+    return torch.sqrt(torch.maximum(variance, variance.median())).clamp_min(1e-12)

@@ -34,7 +34,7 @@ def weight_change(chat: ChatModel, margin: Trace) -> WeightChange:
     neuron, total = [], []
     for site, seen in zip(chat.sites, margin.layers, strict=True):
         change = seen.sketch.norm(dim=0) / pairs
-        neuron.append(change / _lengths(site.write_vectors()))
+        neuron.append(change / lengths(site.write_vectors()))
         total.append(float(change.norm()))
     return WeightChange(tuple(neuron), _by_layer(chat, total))
 
@@ -91,7 +91,7 @@ def compare_weights(chat: ChatModel, before: Sequence[Tensor]) -> WeightChange:
     for site, old in zip(chat.sites, before, strict=True):
         kept = old if site.transposed else old.T
         change = (site.write_vectors().detach() - kept).float().norm(dim=1)
-        neuron.append(change / _lengths(kept))
+        neuron.append(change / lengths(kept))
         total.append(float(change.norm()))
     return WeightChange(tuple(neuron), _by_layer(chat, total))
 
@@ -104,7 +104,7 @@ def _by_layer(chat: ChatModel, totals: Sequence[float]) -> tuple[float, ...]:
     return tuple(math.hypot(*own) for own in layers)
 
 
-def _lengths(write_vectors: Tensor) -> Tensor:
+def lengths(write_vectors: Tensor) -> Tensor:
     """Lengths of the write vectors; a zero vector counts as the mean length."""
     lengths = write_vectors.detach().float().norm(dim=1)
     return torch.where(lengths > 0, lengths, lengths.mean())
