@@ -25,7 +25,7 @@ def register(app: typer.Typer, prepare: Callable[[bool], None]) -> None:
         prompt_tokens: Annotated[int, typer.Option(min=8, help="With --shape: tokens of every prompt.")] = 512,
         stages: Annotated[
             str | None,
-            typer.Option(help="Comma-separated: whole, locate, edit, generate, growth. Default: what suits."),
+            typer.Option(help="Comma-separated: whole, locate, edit, instance, generate, growth. Default: what suits."),
         ] = None,
         repeats: Annotated[
             int | None,

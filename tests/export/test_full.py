@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from checkpoints import write_gguf
 from pkedit.edit.delta import Delta, LayerDelta, vectors
 from pkedit.errors import DeltaError, RunFolderError
 from pkedit.export.full import export_full
@@ -17,7 +17,7 @@ from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
 from pkedit.run.record import RecordedMetric, new_record
 from pkedit.settings import RunSettings
-from tiny import TEMPLATE, WORDS, make_model, save_chat
+from tiny import TEMPLATE, save_chat
 
 
 def random_delta(chat: ChatModel) -> Delta:
@@ -49,39 +49,6 @@ def logits(model: Any) -> Tensor:
     with torch.no_grad():
         result: Tensor = model(torch.arange(3, 12)[None]).logits
     return result
-
-
-def write_gguf(path: Path) -> Path:
-    """A random Llama as a GGUF file, with a byte-level tokenizer and a chat template."""
-    model = make_model("llama", hidden=32, neurons=32)
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(128)
-    writer.add_embedding_length(32)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(32)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(len(WORDS))
-    writer.add_tokenizer_model("gpt2")
-    # A byte-level tokenizer needs the letters that its merges are made of.
-    writer.add_token_list([*WORDS[:-3], "w", "1", "2"])
-    writer.add_token_types([gguf.TokenType.NORMAL] * len(WORDS))
-    writer.add_token_merges(["w 1", "w 2"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    writer.add_pad_token_id(2)
-    writer.add_chat_template(TEMPLATE)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-    for name, weight in model.state_dict().items():
-        found = names.get_name(name, try_suffixes=(".weight",))
-        writer.add_tensor(found, weight.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from checkpoints import write_gguf
 from pkedit.cli import main
 from pkedit.edit.delta import Delta, vectors
 from pkedit.edit.hooked import HookedDelta
@@ -21,7 +22,7 @@ from pkedit.models import load_model
 from pkedit.models.chat import ChatModel
 from pkedit.run.record import new_record
 from pkedit.settings import RunSettings
-from tiny import TEMPLATE, WORDS, make_model, make_region, save_chat
+from tiny import TEMPLATE, make_region, save_chat
 
 REGION = make_region({0: [1, 9], 1: [4, 17, 30]})
 SHAPE: dict[str, Any] = {"hidden": 32, "neurons": 32}
@@ -33,40 +34,6 @@ def random_delta(chat: ChatModel) -> Delta:
     for free in hooked.free.values():
         free.data.normal_(generator=torch.Generator().manual_seed(0))
     return hooked.freeze()
-
-
-def write_gguf(path: Path, kind: gguf.GGMLQuantizationType, *, seed: int = 0) -> Path:
-    """The random Llama of `save_chat` as a GGUF file with quantised MLPs, with the same chat template."""
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(128)
-    writer.add_embedding_length(32)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(32)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(len(WORDS))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*WORDS[:-3], "w", "1", "2"])
-    writer.add_token_types([gguf.TokenType.NORMAL] * len(WORDS))
-    writer.add_token_merges(["w 1", "w 2"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    writer.add_pad_token_id(2)
-    writer.add_chat_template(TEMPLATE)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-    for name, weight in make_model("llama", seed=seed, **SHAPE).state_dict().items():
-        found = names.get_name(name, try_suffixes=(".weight",))
-        if "mlp" in name:
-            writer.add_tensor(found, gguf.quants.quantize(weight.numpy(), kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(found, weight.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def save_run(folder: Path, delta: Delta, **settings: Any) -> Path:

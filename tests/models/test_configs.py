@@ -9,22 +9,14 @@ import gguf
 import psutil
 import pytest
 
+from checkpoints import EIGHT_BILLION
 from pkedit.errors import ModelLoadError
 from pkedit.models.configs import download_folder, has_chat_template, meta_model, quantisation_of, read_config
 from pkedit.models.family import find_sites
 from pkedit.models.shape import shape_of
 from tiny import make_model, make_tokenizer
 
-LARGE = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
+LARGE = {**EIGHT_BILLION, "tie_word_embeddings": False}
 
 
 def folder_of(path: Path, **config: Any) -> str:

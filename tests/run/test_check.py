@@ -10,21 +10,13 @@ from typing import Any
 
 import pytest
 
+from checkpoints import EIGHT_BILLION
 from pkedit.cli import main
 from pkedit.models.costs import Peaks
 from pkedit.models.machine import Memory
 from tiny import make_model, make_tokenizer, save_chat
 
 GIB = 2**30
-EIGHT_BILLION = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 SEVENTY_BILLION = {
     **EIGHT_BILLION,
     "hidden_size": 8192,

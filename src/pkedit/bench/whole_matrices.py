@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pkedit.bench.training import trainable
-from pkedit.edit.delta import WRITE
-from pkedit.edit.examples import Example
+from pkedit.edit.delta import read_of
+from pkedit.edit.examples import Example, to_avoid
 from pkedit.edit.objective import hinge, unlikelihood
 from pkedit.errors import PkeditError
 from pkedit.models.batches import AnswerBatch, answer_states, divergence, make_batch, state_likelihoods
@@ -101,7 +101,7 @@ def train_whole_matrices(
 def matrices_of(chat: ChatModel, layers: Collection[int], parts: Sequence[str]) -> list[nn.Parameter]:
     """The parameters that hold these parts (`write`, `read0` …) of all MLPs in these layers, each once."""
     modules = [
-        site.write if part == WRITE else site.reads[int(part.removeprefix("read"))].module
+        site.write if (which := read_of(part)) is None else site.reads[which].module
         for layer in sorted(layers)
         for site in chat.sites_of(layer)
         for part in parts
@@ -115,10 +115,7 @@ def _terms(
     """Sums over the dialogues of a batch: hinge of the safe answers, unlikelihood of the unsafe tokens, harmless KL."""
     states = answer_states(chat, batch)
     kept = _kept(group, batch)
-    avoid = [example.avoid for example in group]
-    with_one = torch.tensor([token is not None for token in avoid], device=states.device)
-    starts = ((batch.place == 0) & with_one[batch.row]).nonzero().squeeze(1)
-    tokens = torch.tensor([token for token in avoid if token is not None], dtype=torch.long, device=states.device)
+    starts, tokens = to_avoid(group, batch)
     likelihood = state_likelihoods(
         chat, torch.cat([states[~kept], states[starts]]), torch.cat([batch.target[~kept], tokens])
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pkedit.edit.delta import GATE, WRITE, Delta
 from pkedit.edit.detector import detectors
-from pkedit.edit.examples import Example, Sampler, make_examples
+from pkedit.edit.examples import Example, Sampler, make_examples, to_avoid
 from pkedit.edit.hooked import HookedDelta
 from pkedit.edit.objective import hinge, unlikelihood
 from pkedit.edit.strength import Strength, choose_strength
@@ -261,7 +261,7 @@ def _per_token(
     values = torch.zeros(len(kept), device=states.device)
     avoided = states.new_zeros(())
     if not kept.all():
-        starts, tokens = _to_avoid(sampler, group, batch)
+        starts, tokens = to_avoid([sampler.examples[index] for index in group], batch)
         targets = torch.cat([batch.target[~kept], tokens])
         likelihood = state_likelihoods(chat, torch.cat([states[~kept], states[starts]]), targets)
         likelihood, likelihood_avoided = likelihood.tensor_split([len(likelihood) - len(tokens)])
@@ -276,12 +276,3 @@ def _per_token(
         moved = in_chunks(states[kept], lambda part, at: divergence(chat.head(original[at]), chat.head(part)))
         values = values.masked_scatter(kept, moved)
     return values, avoided
-
-
-def _to_avoid(sampler: Sampler, group: Sequence[int], batch: AnswerBatch) -> tuple[Tensor, Tensor]:
-    """Where safe answers begin that have an unsafe first token, among the answer tokens, and these unsafe tokens."""
-    avoid = [sampler.examples[index].avoid for index in group]
-    with_one = torch.tensor([token is not None for token in avoid], device=batch.row.device)
-    starts = ((batch.place == 0) & with_one[batch.row]).nonzero().squeeze(1)
-    tokens = [token for token in avoid if token is not None]
-    return starts, torch.tensor(tokens, dtype=torch.long, device=batch.row.device)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from pkedit.models.batches import Dialogue, dialogue
+from pkedit.models.batches import AnswerBatch, Dialogue, dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.prompts.types import ContrastPair, Demonstration
 from pkedit.settings import EditSettings
@@ -49,6 +50,20 @@ def make_examples(
         harmless = dialogue(chat, kept.prompt.text, kept.answer, limit=settings.harmless_tokens)
         examples.append(Example("harmless", source, harmless))
     return examples
+
+
+def to_avoid(examples: Sequence[Example], batch: AnswerBatch) -> tuple[Tensor, Tensor]:
+    """Where safe answers begin that have an unsafe first token, among the answer tokens, and these unsafe tokens.
+
+    Args:
+        examples: those of the batch, in its order.
+        batch: the answer tokens.
+    """
+    avoid = [example.avoid for example in examples]
+    with_one = torch.tensor([token is not None for token in avoid], device=batch.row.device)
+    starts = ((batch.place == 0) & with_one[batch.row]).nonzero().squeeze(1)
+    tokens = [token for token in avoid if token is not None]
+    return starts, torch.tensor(tokens, dtype=torch.long, device=batch.row.device)
 
 
 class Sampler:

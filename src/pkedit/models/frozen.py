@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from pkedit.models.attention import few_queries
 from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
-from pkedit.models.hooks import outputs_of, skipped_blocks
+from pkedit.models.cut import Cut
 from pkedit.models.keys import Keys, has_window, lent, read_beginning, side_by_side, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
@@ -52,9 +52,9 @@ class FrozenPrompts:
         self._chat = chat
         self._few = few
         self._last: tuple[list[int], tuple[Keys, Tensor]] | None = None
-        self._dialogues = dialogues
+        self._dialogues = list(dialogues)
         self._lowest = chat.first_layer_to_run(lowest_layer)
-        self._as_tuple = False
+        self._cut = Cut(chat.blocks[: self._lowest])
         self._first = (first_tokens, first_weight)
         self._tokens_per_batch = tokens_per_batch
         self._keep_final = frozenset(keep_final)
@@ -70,9 +70,8 @@ class FrozenPrompts:
         missing = [index for index in dict.fromkeys(indices) if index not in self._keys]
         if not missing:
             return
+        self._read_beginning()
         with torch.no_grad():
-            if self._shared and self._beginning is None:
-                self._beginning = read_beginning(self._chat.model, self._dialogues[0].prompt[: self._shared])
             lengths = [len(self._dialogues[index]) for index in missing]
             for places in by_length(lengths, tokens=self._tokens_per_batch):
                 self._read([missing[place] for place in places])
@@ -87,13 +86,12 @@ class FrozenPrompts:
             ValueError: the prompts differ, or do not begin as the others do.
         """
         prompt, dtype = dialogues[0].prompt, self._chat.dtype
-        beginning = self._dialogues[0].prompt[: self._shared]
-        if any(item.prompt != prompt for item in dialogues) or prompt[: self._shared] != beginning:
+        others = self._dialogues[0].prompt[: self._shared]
+        if any(item.prompt != prompt for item in dialogues) or prompt[: self._shared] != others:
             raise ValueError("dialogues that take others' places share one prompt, which begins as all others do")
         device = self._chat.device
+        self._read_beginning()
         with torch.no_grad():
-            if self._shared and self._beginning is None:
-                self._beginning = read_beginning(self._chat.model, beginning)
             cache = lent(self._beginning, 1)
             own = torch.tensor([prompt[self._shared : -1]], device=device)
             for part in torch.split(own, CHUNK, dim=1) if own.numel() else ():
@@ -105,7 +103,6 @@ class FrozenPrompts:
             ids = torch.tensor(rows, device=device)
             final, entering = self._run(ids, lent(taken(cache, 0), len(dialogues)))
         self._last = None
-        self._dialogues = list(self._dialogues)
         for row, (place, item) in enumerate(zip(places, dialogues, strict=True)):
             self._dialogues[place] = item
             self._keys[place] = keys
@@ -157,12 +154,11 @@ class FrozenPrompts:
         read = torch.tensor([len(self._dialogues[index].prompt) - 1 for index in group], device=mask.device)
         # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
         nothing = torch.zeros(1, 1, mask.shape[1], 1, device=mask.device)
-        below = self._chat.blocks[: self._lowest]
         entering = None
-        if below:
+        if self._cut.below:
             states = [self._entering[index][: ids.shape[1]] for index in group]
             entering = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
-        with few_queries(self._chat.model), skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
+        with few_queries(self._chat.model), self._cut.entered(entering):
             final: Tensor = self._chat.body(
                 input_ids=ids,
                 attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1),
@@ -186,6 +182,12 @@ class FrozenPrompts:
         """The final states at the answer tokens of dialogue `index` when it was prepared."""
         return self._final[index]
 
+    @torch.no_grad()
+    def _read_beginning(self) -> None:
+        """Reads what all prompts begin with, if there is such and it was not read yet."""
+        if self._shared and self._beginning is None:
+            self._beginning = read_beginning(self._chat.model, self._dialogues[0].prompt[: self._shared])
+
     def _read(self, group: Sequence[int]) -> None:
         dialogues = [self._dialogues[index] for index in group]
         tokens = [[*item.prompt, *item.answer][self._shared :] for item in dialogues]
@@ -208,12 +210,6 @@ class FrozenPrompts:
 
     def _run(self, ids: Tensor, cache: DynamicCache) -> tuple[Tensor, Tensor | None]:
         """Final states, and those that enter the lowest layer that is run later, if there are any below it."""
-        seen: list[Tensor] = []
-
-        def receive(_: int, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._as_tuple = isinstance(output, tuple)
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        with outputs_of(self._chat.blocks[self._lowest - 1 : self._lowest] if self._lowest else [], receive):
+        with self._cut.recorded() as seen:
             final: Tensor = self._chat.body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
         return final, seen[0] if seen else None

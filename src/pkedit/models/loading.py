@@ -21,6 +21,7 @@ from pkedit.models.probe import probe
 from pkedit.models.quantised import keep_differentiable
 from pkedit.models.refused import check_config, check_model, check_sites
 from pkedit.models.reuse import cannot_reuse, cannot_skip
+from pkedit.models.templates import read_template
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -76,7 +77,7 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template is not None:
-        tokenizer.chat_template = _read_template(Path(chat_template))
+        tokenizer.chat_template = read_template(Path(chat_template))
     if not tokenizer.chat_template:
         raise ChatTemplateError(
             f"{name} has no chat template, so it is probably not a chat model; "
@@ -239,9 +240,3 @@ def _quantization_method(model: Any) -> str | None:
         return None
     method = entry.get("quant_method") if isinstance(entry, dict) else entry.quant_method
     return str(getattr(method, "value", method))
-
-
-def _read_template(path: Path) -> str:
-    if not path.is_file():
-        raise ChatTemplateError(f"{path}: no such chat template file")
-    return path.read_text(encoding="utf-8")

@@ -6,14 +6,15 @@ and values, so each batch computes them for one row, with gradient, and lends th
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
-from pkedit.models.hooks import outputs_of, skipped_blocks
+from pkedit.models.cut import Cut
 from pkedit.models.keys import lent, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
@@ -38,8 +39,7 @@ class PrefixCache:
     ) -> None:
         self._chat = chat
         self._dialogues = dialogues
-        self._below = chat.blocks[: chat.first_layer_to_run(lowest_layer)]
-        self._as_tuple = False
+        self._cut = Cut(chat.blocks[: chat.first_layer_to_run(lowest_layer)])
         self._first = (first_tokens, first_weight)
         self._tokens_per_batch = tokens_per_batch
         self._keep_final = frozenset(keep_final)
@@ -60,7 +60,7 @@ class PrefixCache:
         for wanted in (True, False):
             # Where no final states are kept, the pass ends at the lowest edited layer.
             members = [index for index in missing if (index in self._keep_final) is wanted]
-            if not wanted and not self._below:
+            if not wanted and not self._cut.below:
                 continue
             lengths = [len(self._dialogues[index]) for index in members]
             for places in by_length(lengths, tokens=self._tokens_per_batch):
@@ -85,7 +85,7 @@ class PrefixCache:
 
     def final_states(self, group: Sequence[int], batch: AnswerBatch) -> Tensor:
         """Final states [dialogues, tokens, hidden] of the model as it is now, running only the upper layers."""
-        if not self._below:
+        if not self._cut.below:
             return self._forward(batch, None)
         tokens = batch.ids.shape[1] - self._shared
         states = [self._entering[index][:tokens] for index in group]
@@ -102,7 +102,7 @@ class PrefixCache:
             return self._upper(batch.ids, entering, None)
         cache = DynamicCache()
         self._upper(batch.ids[:1, :shared], None if entering is None else self._shared_entering, cache)
-        skipped = 0 if entering is None else len(self._below)
+        skipped = 0 if entering is None else len(self._cut.below)
         for layer in range(skipped):
             # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
             nothing = torch.zeros(1, 1, shared, 1, device=batch.ids.device)
@@ -113,28 +113,21 @@ class PrefixCache:
 
     def _upper(self, ids: Tensor, entering: Tensor | None, cache: DynamicCache | None) -> Tensor:
         body = self._chat.body
-        below: Sequence[nn.Module] = () if entering is None else self._below
-        with skipped_blocks(below, entering, as_tuple=lambda: self._as_tuple):
+        with nullcontext() if entering is None else self._cut.entered(entering):
             states: Tensor = body(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
         return states
 
     @torch.no_grad()
     def _fill(self, group: Sequence[int], *, keep_final: bool) -> None:
         batch = self.batch(group)
-        seen: list[Tensor] = []
-
-        def receive(_: int, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._as_tuple = isinstance(output, tuple)
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        unneeded = [] if keep_final else self._chat.blocks[len(self._below) :]
-        with outputs_of(self._below[-1:], receive), skipped_blocks(unneeded, None, as_tuple=lambda: self._as_tuple):
+        unneeded = [] if keep_final else self._chat.blocks[len(self._cut.below) :]
+        with self._cut.recorded() as seen, self._cut.ending(unneeded):
             final = self._forward(batch, None)
         if keep_final:
             batch = batch.to(final.device)
             for row, index in enumerate(group):
                 self._final[index] = final[row, batch.column[batch.row == row]].clone()
-        if not self._below:
+        if not self._cut.below:
             return
         if self._shared:
             self._shared_entering = seen[0]

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from pkedit.errors import first_line
 from pkedit.models.attention import few_queries
-from pkedit.models.hooks import outputs_of, skipped_blocks
+from pkedit.models.cut import Cut
 from pkedit.models.keys import Keys, has_window, lent, read_beginning, roomy, side_by_side, taken
 from pkedit.models.structure import body_of
 
@@ -60,15 +60,13 @@ def cannot_skip(model: Any, blocks: Sequence[nn.Module]) -> str | None:
     embedding = model.get_input_embeddings().weight
     ids = torch.arange(1, 9, device=embedding.device).remainder(len(embedding)).unsqueeze(0)
     below = blocks[: len(blocks) // 2]
-    seen: list[Any] = []
-    with outputs_of(below[-1:], lambda _, output: seen.append(output)):
+    cut = Cut(below)
+    with cut.recorded() as seen:
         whole = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     if not below:
         return None
-    as_tuple = isinstance(seen[0], tuple)
-    entering = seen[0][0] if as_tuple else seen[0]
     try:
-        with skipped_blocks(below, entering, as_tuple=lambda: as_tuple):
+        with cut.entered(seen[0]):
             upper = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     except EXPECTED as error:
         return f"its upper layers cannot run alone ({first_line(error)})"

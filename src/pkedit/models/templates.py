@@ -1,5 +1,6 @@
 """A user message as token ids, in the chat template of a tokenizer: the same for every engine that is asked."""
 
+from pathlib import Path
 from typing import Any
 
 from pkedit.errors import ChatTemplateError
@@ -23,3 +24,14 @@ def templated_ids(tokenizer: Any, text: str, *, name: str) -> list[int]:
     )
     # The template writes the BOS itself: a second one changes what the model computes.
     return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+def read_template(path: Path) -> str:
+    """A chat template from its file.
+
+    Raises:
+        ChatTemplateError: there is none.
+    """
+    if not path.is_file():
+        raise ChatTemplateError(f"{path}: no such chat template file")
+    return path.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkedit.models.hooks import outputs_of, skipped_blocks
+from pkedit.models.cut import Cut
 from pkedit.models.keys import Keys, copied, lent
 
 
@@ -26,9 +26,8 @@ class UnchangedLayers:
     """
 
     def __init__(self, blocks: Sequence[nn.Module], layers: int) -> None:
-        self._below = blocks[:layers]
+        self._cut = Cut(blocks[:layers])
         self._known: dict[tuple[int, ...], _Read] = {}
-        self._as_tuple = False
 
     def read(self, model: Any, ids: Tensor, prompts: Sequence[Sequence[int]], beginning: Keys | None) -> list[Keys]:
         """Keys and values of each prompt behind the beginning, the lowest layers run for prompts not seen before only.
@@ -45,23 +44,17 @@ class UnchangedLayers:
         named = [(before, *prompt) for prompt in prompts]
         cache = lent(beginning, len(own))
         known = [self._known[name] for name in named if name in self._known]
-        if len(known) == len(own) and self._below:
+        if len(known) == len(own) and self._cut.below:
             states = torch.nn.utils.rnn.pad_sequence([one.states for one in known], batch_first=True)
-            with skipped_blocks(self._below, states, as_tuple=lambda: self._as_tuple):
+            with self._cut.entered(states):
                 model(input_ids=ids, past_key_values=cache, use_cache=True)
-            upper = copied(cache, own, beginning, from_layer=len(self._below))
+            upper = copied(cache, own, beginning, from_layer=len(self._cut.below))
             return [[*one.keys, *keys] for one, keys in zip(known, upper, strict=True)]
-        seen: list[Tensor] = []
-
-        def receive(_: int, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._as_tuple = isinstance(output, tuple)
-            seen.append(output[0] if isinstance(output, tuple) else output)
-
-        with outputs_of(self._below[-1:], receive):
+        with self._cut.recorded() as seen:
             model(input_ids=ids, past_key_values=cache, use_cache=True)
         read = copied(cache, own, beginning)
-        if self._below:
+        if self._cut.below:
             for row, (name, keys) in enumerate(zip(named, read, strict=True)):
                 states = seen[0][row, : len(own[row])].clone()
-                self._known[name] = _Read(keys[: len(self._below)], states)
+                self._known[name] = _Read(keys[: len(self._cut.below)], states)
         return read

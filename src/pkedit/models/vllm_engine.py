@@ -10,10 +10,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, PretrainedConfig
 
-from pkedit.errors import ChatTemplateError, ModelLoadError, first_line
+from pkedit.errors import ModelLoadError, first_line
 from pkedit.models.loading import config_source
 from pkedit.models.refused import check_config
-from pkedit.models.templates import templated_ids
+from pkedit.models.templates import read_template, templated_ids
 
 
 class VllmEngine:
@@ -62,10 +62,7 @@ class VllmEngine:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise ModelLoadError(f"vLLM cannot load {name!r}: {first_line(error)}") from error
         if chat_template is not None:
-            path = Path(chat_template)
-            if not path.is_file():
-                raise ChatTemplateError(f"{path}: no such chat template file")
-            self._tokenizer.chat_template = path.read_text(encoding="utf-8")
+            self._tokenizer.chat_template = read_template(Path(chat_template))
         self.reason = f"vLLM {getattr(vllm, '__version__', 'of unknown version')}, dtype {dtype or 'auto'}"
 
     def generate(self, texts: Sequence[str], *, max_new_tokens: int) -> list[str]:
