@@ -12,8 +12,8 @@ import pkedit
 ROOT = Path(pkedit.__file__).parent
 # From the top; a package may import from its own row and from the rows below.
 ROWS = (
-    ("cli", "bench_cli", "check_cli", "safeedit_cli", "options"),
-    ("bench",),
+    ("cli", "bench_cli", "chat_cli", "check_cli", "export_cli", "safeedit_cli", "tune_cli", "options"),
+    ("bench", "talk", "tune"),
     ("report",),
     ("run",),
     ("locate", "edit", "evaluate", "export"),
