@@ -52,6 +52,24 @@ def register(app: typer.Typer, prepare: Callable[[bool], None]) -> None:
         chat_template: Annotated[
             Path | None, typer.Option(help="Jinja file, for a chat model whose tokenizer has no template.")
         ] = None,
+        mlp_write: Annotated[
+            str | None,
+            typer.Option(
+                metavar="PATH", help="The MLP's write matrix in a layer, for an unknown architecture."
+            ),
+        ] = None,
+        trust_remote_code: Annotated[
+            bool,
+            typer.Option("--trust-remote-code", help="Let the model run Python code from its repository here."),
+        ] = False,
+        load_in: Annotated[
+            str | None,
+            typer.Option(metavar="4bit|8bit", help="Quantise the model at load; the edit acts beside it."),
+        ] = None,
+        fast: Annotated[
+            bool,
+            typer.Option("--fast", help="PKE reads each prompt once and trains at the tokens that decide, in 8 steps."),
+        ] = False,
         verbose: Annotated[bool, typer.Option("--verbose", help="Show the libraries' own messages.")] = False,
     ) -> None:
         """Edit on one case of SafeEdit at a time, test it, revert, and average: the columns of its published table."""
@@ -69,6 +87,10 @@ def register(app: typer.Typer, prepare: Callable[[bool], None]) -> None:
             "device": device,
             "dtype": dtype,
             "chat_template": None if chat_template is None else str(chat_template),
+            "mlp_write": mlp_write,
+            "trust_remote_code": trust_remote_code or None,
+            "quantisation": load_in,
+            "fast": fast or None,
             "cases": cases,
         }
         settings = SafeEditSettings.model_validate(

@@ -14,13 +14,15 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from pkedit.edit.editor import EditResult
+from pkedit.edit.instance import InstanceEditor
 from pkedit.errors import NonFiniteLossError, PkeditError, PromptFileError, RunFolderError
 from pkedit.evaluate.measure import Response, StoredVerdict
 from pkedit.evaluate.stats import proportion
 from pkedit.evaluate.text import ngram_entropy
 from pkedit.judges.base import Judgement, Verdict
 from pkedit.models.chat import ChatModel
-from pkedit.prompts import Demonstration, Kind, SafeEditCase, load_safeedit
+from pkedit.prompts import ContrastPair, Demonstration, Kind, SafeEditCase, load_safeedit
 from pkedit.run.safeedit import case as safeedit_case
 from pkedit.run.safeedit import protocol
 from pkedit.run.safeedit.case import case_suite, edit_case, sample_kept
@@ -118,6 +120,53 @@ def test_an_edit_learns_from_the_instance_and_from_nothing_it_is_tested_with(
     own = (case.knowledge_prompt, case.knowledge_answer)
     others = [(one.prompt.text, one.answer) for one in kept] if method == "pke" else []
     assert [(one.prompt.text, one.answer) for one in demonstrations] == [own, *others]
+
+
+def test_a_fast_run_edits_each_instance_by_one_editor_made_once_and_keeps_no_case_s_own_answer(
+    tmp_path: Path, chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[Demonstration]] = []
+    edited: list[tuple[str, str, str]] = []
+
+    class Spied(InstanceEditor):
+        def __init__(self, chat: ChatModel, kept: Sequence[Demonstration]) -> None:
+            made.append(list(kept))
+            super().__init__(chat, kept)
+
+        def edit(self, pair: ContrastPair, **given: Any) -> EditResult:
+            edited.append((pair.prompt.text, pair.safe, pair.unsafe))
+            return super().edit(pair, **given)
+
+    monkeypatch.setattr(protocol, "InstanceEditor", Spied)
+    before = snapshot(chat.model)
+    record = run_safeedit(settings_for(fast=True), tmp_path / "run", chat=chat, judges=[Reads()])
+    drawn = draw(CASES, settings_for())
+    assert [[one.prompt.id for one in kept] for kept in made] == [record.kept_prompts]
+    assert edited == [(case.adversarial_prompt, case.safe_generation, case.unsafe_generation) for case in drawn]
+    assert not changed_weights(chat.model, before)
+    assert not any("each case's own" in note for note in record.notes)
+
+
+def test_only_pke_can_be_fast() -> None:
+    with pytest.raises(ValidationError, match="fast is a way of PKE's, and the method is dinm"):
+        settings_for("dinm", fast=True)
+
+
+def test_how_the_model_is_loaded_is_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedError(Exception):
+        pass
+
+    asked: dict[str, Any] = {}
+
+    def load(model: str, **given: Any) -> ChatModel:
+        asked.update(given)
+        raise StoppedError
+
+    monkeypatch.setattr(protocol, "load_model", load)
+    given = {"mlp_write": "mlp.out", "trust_remote_code": True, "quantisation": "4bit", "dtype": "float32"}
+    with pytest.raises(StoppedError):
+        run_safeedit(settings_for(**given), tmp_path / "run", judges=[Reads()])
+    assert given.items() <= asked.items()
 
 
 def test_what_pke_keeps_beside_the_case_is_never_harmful(chat: ChatModel) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pkedit.edit.baselines import dinm_settings, fixed_layer
 from pkedit.edit.delta import Delta
 from pkedit.edit.editor import edit
+from pkedit.edit.instance import InstanceEditor
 from pkedit.evaluate.measure import GivenAnswer, Response, judged
 from pkedit.evaluate.suite import Suite
 from pkedit.judges.base import Judge
@@ -61,7 +62,11 @@ def sample_kept(chat: ChatModel, settings: SafeEditSettings) -> list[Demonstrati
 
 
 def edit_case(
-    chat: ChatModel, case: SafeEditCase, settings: SafeEditSettings, kept: Sequence[Demonstration] = ()
+    chat: ChatModel,
+    case: SafeEditCase,
+    settings: SafeEditSettings,
+    kept: Sequence[Demonstration] = (),
+    editor: InstanceEditor | None = None,
 ) -> CaseEdit:
     """Locates and edits on one instance: its adversarial prompt, its two answers, its knowledge constraint.
 
@@ -72,6 +77,7 @@ def edit_case(
         case: the instance.
         settings: whose method is `pke`, `dinm` or `ft`.
         kept: what `sample_kept` gave; for PKE only.
+        editor: made of `kept`; it edits, by settings of its own, where the run is to be fast.
 
     Raises:
         NonFiniteLossError: the edit diverged.
@@ -79,14 +85,17 @@ def edit_case(
     """
     started = time.perf_counter()
     pair = ContrastPair(_prompt(case, case.adversarial_prompt), case.safe_generation, case.unsafe_generation)
-    own = Demonstration(_knowledge(case), case.knowledge_answer)
-    keep = [own, *kept] if settings.method == "pke" else [own]
-    region = _region(chat, pair, keep, settings)
-    options = settings.edit
-    if settings.method != "pke":
-        whole = {"safe_tokens": settings.answer_tokens, "harmless_tokens": settings.answer_tokens}
-        options = dinm_settings(options).model_copy(update=whole)
-    result = edit(chat, region, [pair], keep, options)
+    if editor is not None:
+        result = editor.edit(pair)
+    else:
+        own = Demonstration(_knowledge(case), case.knowledge_answer)
+        keep = [own, *kept] if settings.method == "pke" else [own]
+        region = _region(chat, pair, keep, settings)
+        options = settings.edit
+        if settings.method != "pke":
+            whole = {"safe_tokens": settings.answer_tokens, "harmless_tokens": settings.answer_tokens}
+            options = dinm_settings(options).model_copy(update=whole)
+        result = edit(chat, region, [pair], keep, options)
     return CaseEdit(
         result.delta,
         tuple(layer.layer for layer in result.delta.layers),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pkedit.edit.instance import InstanceEditor
 from pkedit.errors import NonFiniteLossError
 from pkedit.judges.base import Judge
 from pkedit.judges.choose import JudgeOptions, check_keys, make_judges
@@ -64,7 +65,13 @@ def run_safeedit(
         if chat is None:
             observer.stage("load")
             chat = load_model(
-                settings.model, device=settings.device, dtype=settings.dtype, chat_template=settings.chat_template
+                settings.model,
+                device=settings.device,
+                dtype=settings.dtype,
+                chat_template=settings.chat_template,
+                mlp_write=settings.mlp_write,
+                trust_remote_code=settings.trust_remote_code,
+                quantisation=settings.quantisation,
             )
         folder.record.model_note = chat.reason
         kept: list[Demonstration] = []
@@ -72,10 +79,11 @@ def run_safeedit(
             observer.stage("sample")
             kept = sample_kept(chat, settings)
             folder.record.kept_prompts = [one.prompt.id for one in kept]
+        editor = InstanceEditor(chat, kept) if settings.fast else None
         observer.stage(f"edit {settings.method}, case by case" if settings.method != "vanilla" else "measure vanilla")
         for done, case in enumerate(waiting, start=len(drawn) - len(waiting)):
             observer.step(done, len(drawn), f"case {case.id}")
-            folder.append(_do(chat, case, kept, judges, settings))
+            folder.append(_do(chat, case, kept, judges, settings, editor))
             give_back_freed_memory()
     _summarise(folder, [case.id for case in drawn])
     return folder.record
@@ -103,13 +111,14 @@ def _do(
     kept: Sequence[Demonstration],
     judges: Sequence[Judge],
     settings: SafeEditSettings,
+    editor: InstanceEditor | None,
 ) -> CaseRow:
     """One case from beginning to end; the model is then again what it was, bit for bit."""
     if settings.method == "vanilla":
         responses = measure_case(chat, case, judges, settings, arm="vanilla")
         return CaseRow(case.id, case.category, tuple(responses))
     try:
-        edited = edit_case(chat, case, settings, kept)
+        edited = edit_case(chat, case, settings, kept, editor)
     except NonFiniteLossError as error:
         # It would diverge again: recorded and counted, so that one case does not stop all others.
         return CaseRow(case.id, case.category, failed=f"the {error.term} loss was NaN or Inf at step {error.step}")
@@ -149,9 +158,10 @@ def _notes(record: SafeEditRecord) -> list[str]:
         "suffix in every prompt, which is not used here."
     ]
     if settings.method == "pke":
+        own = "" if settings.fast else "each case's own harmless answer and "
         notes.append(
-            f"PKE keeps, beside each case's own harmless answer, those to the same {len(record.kept_prompts)} built-in "
-            "harmless and borderline prompts; no harmful prompt beside the case's own is used."
+            f"PKE keeps {own}those to the same {len(record.kept_prompts)} built-in harmless and borderline prompts; no "
+            "harmful prompt beside the case's own is used."
         )
     return notes
 

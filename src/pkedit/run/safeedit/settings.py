@@ -3,9 +3,9 @@
 One case is one instance: what the defaults of `EditSettings` share out over hundreds of pairs is chosen anew here.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pkedit.run.record import RecordedMetric
 from pkedit.settings import EditSettings, LocateSettings
@@ -47,6 +47,9 @@ class SafeEditSettings(BaseModel):
     device: str | None = None
     dtype: str | None = None
     chat_template: str | None = None
+    mlp_write: str | None = Field(None, description="the MLP's write matrix in a layer, for an unknown architecture")
+    trust_remote_code: bool = False
+    quantisation: Literal["4bit", "8bit"] | None = Field(None, description="at load; the edit acts beside the weights")
     cases: int | None = Field(
         None, ge=1, description="so many cases, drawn by the seed, for a file may be sorted by category; absent: all"
     )
@@ -75,7 +78,18 @@ class SafeEditSettings(BaseModel):
     )
     locate: LocateSettings = Field(default_factory=one_instance_locating)
     edit: EditSettings = Field(default_factory=one_instance_editing)
+    fast: bool = Field(
+        False,
+        description="PKE locates and trains at the tokens that decide, by the settings of `edit/instance.py`; the "
+        "case's own harmless answer is then not among those kept, which are read once for all cases",
+    )
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _fast_is_pke(self) -> Self:
+        if self.fast and self.method != "pke":
+            raise ValueError(f"fast is a way of PKE's, and the method is {self.method}")
+        return self
 
 
 class SafeEditRecord(BaseModel):
