@@ -1,30 +1,31 @@
-"""Turns a run folder into `report.html`: one file, no scripts, nothing loaded from anywhere."""
+"""Turns a run folder into `report.html`: one file that loads nothing from anywhere and reads without scripts."""
 
+import base64
+import hashlib
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+import pkedit.run.wording as wording
 from pkedit.errors import RunFolderError
-from pkedit.report.answers import answer_groups
-from pkedit.report.charts import curve_chart, layer_chart, trade_off_chart
+from pkedit.report.answers import MOST_CHARACTERS, answer_groups, prompt_answers
+from pkedit.report.causal import causal_chart
+from pkedit.report.curves import curve_charts
+from pkedit.report.files import PathwayFile, RegionFile, TuneFile, WordsFile, read_file, read_rows
+from pkedit.report.heat import heat_map
+from pkedit.report.layers import block_profiles, neuron_map, region_profiles
+from pkedit.report.pathway_graph import drawn_edges, name_of, pathway_chart
+from pkedit.report.text import shortened, visible
+from pkedit.report.tiles import tiles
+from pkedit.report.trade_off import front_charts, trade_offs
 from pkedit.run.record import RecordedComparison, RunRecord, write_atomically
-from pkedit.run.wording import (
-    ARM_NAMES,
-    METRICS,
-    arm_name,
-    causal_sentence,
-    interval,
-    measured_metrics,
-    metric_text,
-    outcome_sentence,
-    settled,
-    unjudged_sentences,
-    verdict,
-)
 
-TOP_NEURONS = 20
+TOP_NEURONS, TOP_EDGES = 12, 20
+COMMANDS = ("run", "locate", "edit", "evaluate")
 
 
 def build_report(folder: str | Path) -> Path:
@@ -35,39 +36,129 @@ def build_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     record = RunRecord.load(folder)
-    environment = Environment(
-        loader=PackageLoader("pkedit", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("template.html").render(
+    page = _environment().get_template("page.html").render(
         record=record,
         title=_title(record.settings.model),
-        comparisons=_comparisons(record),
-        arms=[arm for arm in ARM_NAMES if arm in record.metrics],
-        arm_name=arm_name,
-        metrics=METRICS,
-        measured=measured_metrics(record),
-        metric_text=metric_text,
-        interval=interval,
-        settled=settled,
-        verdict=verdict(record),
-        outcomes=[outcome_sentence(record, arm) for arm in ARM_NAMES if arm in record.verdicts],
-        unjudged=unjudged_sentences(record),
-        trade_off=trade_off_chart(record),
-        causal=causal_sentence(record),
-        region=_region(folder),
-        curves={arm: curve_chart(edit.history) for arm, edit in record.edits.items() if len(edit.history) > 1},
-        answers=answer_groups(_lines(folder / "responses.jsonl")),
-        settings=record.settings.model_dump(mode="json"),
-        stages=record.stages,
-        seconds=sum(stage.seconds for stage in record.stages.values()),
-        peak=max((stage.peak_memory for stage in record.stages.values()), default=0),
-    )
+        **_look(),
+        **_measured(record, folder),
+        **_explained(record, folder),
+        **_made(record),
+    )  # fmt: skip
     path = folder / "report.html"
     try:
         write_atomically(path, page.lstrip())
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error.strerror}") from None
     return path
+
+
+def _environment() -> Environment:
+    """Templates in which every text is made visible, then escaped."""
+    environment = Environment(
+        loader=PackageLoader("pkedit.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.globals.update(
+        metric_text=wording.metric_text,
+        interval=wording.interval,
+        settled=wording.settled,
+        arm_name=wording.arm_name,
+        name_of=name_of,
+        shortened=shortened,
+        most_characters=MOST_CHARACTERS,
+    )
+    return environment
+
+
+def _look() -> dict[str, Any]:
+    """The style sheet, the script, and the only policy under which the page runs: this script and nothing loaded."""
+    style, script = (
+        files("pkedit.report").joinpath("page", name).read_text("utf-8") for name in ("style.css", "page.js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
+    return {"style": Markup(style), "script": Markup(script), "policy": policy}
+
+
+def _measured(record: RunRecord, folder: Path) -> dict[str, Any]:
+    """What was asked, answered and measured."""
+    entries = prompt_answers(read_rows(folder / "responses.jsonl"))
+    edited = wording.edited_arm(record)
+    maps = [heat_map(entries, arm) for arm in ("vanilla", edited) if arm is not None]
+    groups = answer_groups(entries)
+    tune = read_file(folder / "tune.json", TuneFile)
+    shown = [entry for group in groups for entry in group.prompts]
+    arms = [arm for arm in wording.ARM_NAMES if arm in record.metrics]
+    return {
+        "arms": [*arms, *(arm for arm in record.metrics if arm not in arms)],
+        "edited": edited,
+        "measured": wording.measured_metrics(record),
+        "shared_n": {name: wording.shared_count(record, name) for name in wording.measured_metrics(record)},
+        "headline": _held(wording.headline(record)),
+        "verdict": [_held(sentence) for sentence in wording.verdict(record)],
+        "tiles": tiles(record),
+        "outcomes": [wording.outcome_sentence(record, arm) for arm in wording.ARM_NAMES if arm in record.verdicts],
+        "unjudged": wording.unjudged_sentences(record),
+        "heat_maps": [heat for heat in maps if heat is not None],
+        "trade_offs": trade_offs(record),
+        "tune": tune,
+        "front": front_charts(tune.trials) if tune else [],
+        "comparisons": _comparisons(record),
+        "curves": curve_charts({arm: edit.history for arm, edit in record.edits.items()}),
+        "answers": groups,
+        "choices": {
+            "categories": sorted({entry.category for entry in shown}),
+            "attacks": sorted({entry.attack for entry in shown if entry.attack is not None}),
+            "arms": list(dict.fromkeys(arm for entry in shown for arm in entry.answers)),
+            "judgements": sorted({answer.judgement for entry in shown for answer in entry.answers.values()}),
+        },
+    }
+
+
+def _explained(record: RunRecord, folder: Path) -> dict[str, Any]:
+    """Where the toxicity lives, how it travels, and what the edit changed. A part without its file is absent."""
+    region = read_file(folder / "region.json", RegionFile)
+    pathway = read_file(folder / "pathway.json", PathwayFile)
+    words = read_file(folder / "words.json", WordsFile)
+    return {
+        "region": region,
+        "top": region.neurons[:TOP_NEURONS] if region else [],
+        "profiles": region_profiles(region) if region else [],
+        "map": neuron_map(region, _neurons_per_layer(record, region)) if region else None,
+        "pathway": pathway,
+        "graph": pathway_chart(pathway) if pathway else None,
+        "blocks": block_profiles(pathway) if pathway else [],
+        "edges": drawn_edges(pathway)[:TOP_EDGES] if pathway else [],
+        "nodes": {node.id: node for node in pathway.nodes} if pathway else {},
+        "causal": wording.causal_sentence(record),
+        "causal_chart": causal_chart(record.causal) if record.causal else None,
+        "words": words,
+        "explainable": "pke" in record.edits,
+    }
+
+
+def _made(record: RunRecord) -> dict[str, Any]:
+    """How the run was made, and how to make it again."""
+    settings = record.settings.model_dump(mode="json")
+    words = record.command.split()
+    return {
+        "settings": settings,
+        "settings_file": json.dumps(settings, indent=1),
+        "verb": words[1] if len(words) > 1 and words[1] in COMMANDS else "run",
+        "usage": wording.usage_sentences(record),
+        "seconds": sum(stage.seconds for stage in record.stages.values()),
+        "slowest": max((stage.seconds for stage in record.stages.values()), default=0.0),
+        "peak": max((stage.peak_memory for stage in record.stages.values()), default=0),
+    }
+
+
+def _held(sentence: str) -> str:
+    """The sentence with its figures and their units never on two lines."""
+    return sentence.replace(" %", "\u00a0%")
 
 
 def _title(model: str) -> str:
@@ -88,38 +179,15 @@ def _comparisons(record: RunRecord) -> list[dict[str, Any]]:
             if row.against == against and row.arm != "vanilla":
                 rows.setdefault(row.arm, {})[row.metric] = row
         if rows:
-            measured = {metric for columns in rows.values() for metric in columns}
-            tables.append({"against": against, "rows": rows, "metrics": [name for name in METRICS if name in measured]})
+            compared = {metric for columns in rows.values() for metric in columns}
+            names = [*wording.METRICS, *sorted(compared - wording.METRICS.keys())]
+            tables.append({"against": against, "rows": rows, "metrics": [name for name in names if name in compared]})
     return tables
 
 
-def _region(folder: Path) -> dict[str, Any] | None:
-    path = folder / "region.json"
-    if not path.is_file():
+def _neurons_per_layer(record: RunRecord, region: RegionFile) -> int | None:
+    """The width of the MLPs, from what share of all neurons the edit was; unknown where experts share a layer."""
+    edit = record.edits.get("pke") or record.edits.get("random")
+    if edit is None or edit.share_of_neurons <= 0 or any(neuron.expert is not None for neuron in region.neurons):
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        neurons = content["neurons"]
-        counts: dict[int, int] = {}
-        for neuron in neurons:
-            counts[neuron["layer"]] = counts.get(neuron["layer"], 0) + 1
-        totals = content["layer_totals"]
-        depth = max([*counts, *(len(values) - 1 for values in totals.values())]) + 1
-        return {
-            "count": len(neurons),
-            "layers": sorted(counts),
-            "signals": content["signals"],
-            "top": neurons[:TOP_NEURONS],
-            "chart": layer_chart([counts.get(layer, 0) for layer in range(depth)]),
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path}: damaged ({error})") from None
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path}: damaged ({error})") from None
+    return round(edit.neurons / edit.share_of_neurons / region.depth)
