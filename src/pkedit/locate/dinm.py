@@ -37,7 +37,7 @@ def toxic_layer(chat: ChatModel, pairs: Sequence[ContrastPair], *, limit: int, a
         TooFewPairsError: no pairs.
     """
     if not pairs:
-        raise TooFewPairsError("locating DINM's layer needs at least one contrast pair")
+        raise TooFewPairsError("locating DINM's layer needs at least one contrast pair; give some")
     votes = torch.zeros(chat.layers)
     with chat.frozen(), torch.no_grad():
         for pair in pairs:

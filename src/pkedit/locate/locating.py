@@ -57,7 +57,8 @@ def locate(
     if len(pairs) < 2 or len(demonstrations) < 2:
         raise TooFewPairsError(
             f"locating needs at least two contrast pairs and two harmless answers, got {len(pairs)} and "
-            f"{len(demonstrations)}; one example cannot tell what they have in common"
+            f"{len(demonstrations)}; one example cannot tell what they have in common: raise --pairs and "
+            "--demonstrations"
         )
     margin = pair_dialogues(chat, pairs, limit=settings.tokens)
     harmless = [

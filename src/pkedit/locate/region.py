@@ -115,9 +115,9 @@ class Region:
                 content["layer_totals"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RegionError(f"{path}: not a region file ({error})") from None
+            raise RegionError(f"{path}: not a region file ({error}); name the region.json of a run") from None
         if not region.neurons:
-            raise RegionError(f"{path}: the region is empty")
+            raise RegionError(f"{path}: the region is empty; locate again in another --out")
         return region
 
 
@@ -258,6 +258,8 @@ def random_region(region: Region, neurons: Mapping[SiteId, int] | Sequence[int],
         free = [index for index in shuffled if index not in excluded][: len(own)]
         if len(free) < len(own):
             where = f"layer {layer}" if expert is None else f"layer {layer}, expert {expert}"
-            raise RegionError(f"{where}: more than half of the neurons are in the region, no room for a random one")
+            raise RegionError(
+                f"{where}: more than half of the neurons are in the region, no room for a random one; lower --neurons"
+            )
         drawn += [RegionNeuron(layer, index, score=0.0, expert=expert) for index in free]
     return Region(tuple(drawn), {"random": 1.0})

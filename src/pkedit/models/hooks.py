@@ -66,6 +66,19 @@ def gradients_from(block: nn.Module) -> Generator[None]:
 
 
 @contextmanager
+def replaced_inputs(modules: Sequence[nn.Module], replacement: Callable[[int, Tensor], Tensor]) -> Generator[None]:
+    """Replaces each module's first input by `replacement(place, input)`."""
+    with ExitStack() as stack:
+        for place, module in enumerate(modules):
+
+            def hook(_: nn.Module, args: tuple[Any, ...], place: int = place) -> tuple[Any, ...]:
+                return (replacement(place, args[0]), *args[1:])
+
+            stack.callback(module.register_forward_pre_hook(hook).remove)
+        yield
+
+
+@contextmanager
 def scaled_activations(write: nn.Module, neurons: Tensor, factor: float) -> Generator[None]:
     """Multiplies the activation of the given neurons (indices, [k]) by `factor`."""
 

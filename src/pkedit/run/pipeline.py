@@ -1,11 +1,13 @@
-"""The stages of a run, in order, each finished once: sample, locate, check, edit and measure every arm."""
+"""The stages of a run, in order, each finished once: sample, locate, check, edit, explain, measure every arm."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 from pkedit.edit.baselines import dinm_settings, fixed_layer, suffixed
+from pkedit.edit.delta import Delta
 from pkedit.edit.editor import EditResult, StepLosses, edit
+from pkedit.edit.strength import Strength
 from pkedit.errors import PkeditError, RunFolderError
 from pkedit.locate.causal import causal_check
 from pkedit.locate.dinm import toxic_layer, whole_layer
@@ -16,6 +18,7 @@ from pkedit.models.precision import arithmetic
 from pkedit.models.remote_endpoint import is_remote
 from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
+from pkedit.run.explaining import explain
 from pkedit.run.folder import RunFolder
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import EditRecord, RunRecord
@@ -46,7 +49,9 @@ def run(
         PkeditError: whatever the user can mend; see `pkedit.errors`.
     """
     if is_remote(settings.model, settings.api_base):
-        raise PkeditError(f"{settings.model} is behind an API; without its weights it can only be measured: evaluate")
+        raise PkeditError(
+            f"{settings.model} is behind an API; without its weights it can only be measured: use pkedit evaluate"
+        )
     if settings.engine != "transformers":
         raise PkeditError(f"the engine {settings.engine} can only measure; leave it out, or use pkedit evaluate")
     folder = RunFolder.open(out, settings)
@@ -74,6 +79,8 @@ class _Pipeline(Measuring):
             for arm in wanted:
                 if arm not in ("vanilla", "suffix"):
                     self._edit(arm)
+            if "pke" in wanted:
+                self._explain()
         if until == "measure":
             self.measure_arms(wanted)
         self._folder.save()
@@ -149,9 +156,34 @@ class _Pipeline(Measuring):
             if arm == "dinm" and self._settings.dinm_as_released:
                 pairs = [_with_suffix(pair) for pair in pairs]
             held_out = held_out_prompts(self._splits) if arm in ("pke", "random") else ()
-            result = edit(chat, region, pairs, self._kept, settings, held_out=held_out, progress=self._report_losses)
+            result = edit(
+                chat,
+                region,
+                pairs,
+                self._kept,
+                settings,
+                held_out=held_out,
+                progress=self._report_losses,
+                tried=self._report_strength,
+            )
             result.delta.save(self._folder.arm_file(arm, "delta.safetensors"), arm=arm)
             self._folder.record.edits[arm] = _edit_record(result, chat)
+
+    def _explain(self) -> None:
+        if self._folder.finished("explain"):
+            return
+        chat = self.chat
+        with self.stage("explain"):
+            explain(
+                chat,
+                Region.load(self._folder.path / "region.json"),
+                Delta.load(self._folder.arm_file("pke", "delta.safetensors")),
+                self._pairs,
+                self._kept,
+                self._settings.locate,
+                self._folder.path,
+                progress=self._observer.step,
+            )
 
     def _region(self, arm: str) -> Region:
         if arm == "dinm":
@@ -173,6 +205,10 @@ class _Pipeline(Measuring):
     def _report_losses(self, losses: StepLosses, steps: int) -> None:
         note = f"safe {losses.safe:.2f}  unsafe {losses.unsafe:.2f}  harmless KL {losses.harmless:.3f}"
         self._observer.step(losses.step + 1, steps, note)
+
+    def _report_strength(self, count: int, last: Strength) -> None:
+        # How many it takes shows as it goes: a total of 0 is one that is not known.
+        self._observer.step(count, 0, f"strength {last.factor:.2f} leaves {100 * last.held_out_asr:.0f} % harmful")
 
 
 def _edit_record(result: EditResult, chat: ChatModel) -> EditRecord:
