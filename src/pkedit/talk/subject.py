@@ -1,0 +1,103 @@
+"""What is talked to: one copy of a model, and the edit that can act on it at any strength."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from pkedit.edit.delta import Delta
+from pkedit.errors import RunFolderError
+from pkedit.models.chat import ChatModel
+from pkedit.models.loading import load_model
+from pkedit.run.record import RunRecord
+from pkedit.talk.shown import shown
+
+
+class Subject:
+    """A model with an edit that does not act unless it is asked to.
+
+    The edit is written into the weights for one step and taken out again. That costs a few milliseconds, is bit for
+    bit what an exported model would compute, and leaves the weights as they were between any two steps.
+    """
+
+    def __init__(self, chat: ChatModel, delta: Delta, *, source: str) -> None:
+        """`source` is where the edit comes from, for people.
+
+        Raises:
+            DeltaError: the edit was made for another model.
+        """
+        delta.check(chat)
+        self.chat = chat
+        self.delta = delta
+        self.source = source
+        self._turn = threading.Lock()
+
+    @property
+    def title(self) -> str:
+        """Model and edit in one line."""
+        name = Path(self.chat.name).name if Path(self.chat.name).exists() else self.chat.name
+        layers = len({layer.layer for layer in self.delta.layers})
+        return shown(
+            f"{name} · {self.source} · {len(self.delta)} edited neurons in {layers} layers · "
+            f"{self.chat.device}, {str(self.chat.dtype).removeprefix('torch.')}"
+        )
+
+    @contextmanager
+    def speaking(self, strength: float) -> Generator[None]:
+        """The model with the edit at this strength, 0 being the model as it is; nobody else has it meanwhile."""
+        with self._turn, (self.delta * strength).applied_to(self.chat) if strength else nullcontext():
+            yield
+
+
+def open_run(folder: str | Path, *, device: str | None = None) -> Subject:
+    """The model and the edit of a finished run.
+
+    Args:
+        folder: a run folder.
+        device: where to load the model; the run's own choice if absent.
+
+    Raises:
+        RunFolderError: not a run folder, or one without an edit.
+        ModelLoadError: the model cannot be loaded any more.
+        DeltaError: the edit is damaged, or the model has changed.
+    """
+    folder = Path(folder)
+    settings = RunRecord.load(folder).settings
+    path = folder / "delta.safetensors"
+    if not path.is_file():
+        raise RunFolderError(f"{folder}: no edit to talk to (no delta.safetensors); finish pkedit run --arms pke first")
+    delta = Delta.load(path)
+    chat = load_model(
+        settings.model,
+        device=device or settings.device,
+        dtype=settings.dtype if settings.quantisation else _dtype(delta),
+        chat_template=settings.chat_template,
+        mlp_write=settings.mlp_write,
+        trust_remote_code=settings.trust_remote_code,
+        quantisation=settings.quantisation,
+    )
+    return Subject(chat, delta, source=f"run {folder.resolve().name}")
+
+
+def open_delta(path: str | Path, model: str | None, **loading: Any) -> Subject:
+    """A model under an edit from a file.
+
+    Args:
+        path: a `delta.safetensors`.
+        model: as `load_model` takes it; the base that the file names if absent.
+        loading: more for `load_model`.
+
+    Raises:
+        ModelLoadError: the model cannot be loaded.
+        DeltaError: the edit is damaged, or was made for another model.
+    """
+    delta = Delta.load(path)
+    chat = load_model(model or delta.base, dtype=_dtype(delta), **loading)
+    return Subject(chat, delta, source=f"edit {Path(path).name}")
+
+
+def _dtype(delta: Delta) -> str | None:
+    """The dtype of the originals: the edit goes onto the very weights that it was made on."""
+    originals = (original for layer in delta.layers for original in layer.original.values())
+    return next((str(original.dtype).removeprefix("torch.") for original in originals), None)
