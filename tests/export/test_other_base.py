@@ -82,7 +82,7 @@ def test_it_is_exported_with_the_error_in_the_message_and_in_the_card(tmp_path: 
     with rebase(Delta.load(folder / "delta.safetensors"), whole).delta.applied_to(whole):
         expected = logits(whole.model)
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(destination)), expected)
-    assert len(told) == 1
+    assert len(told) == 2
     assert "made and measured on model.gguf and put onto the weights of whole" in told[0]
     assert "differ by at most" in told[0]
     card = (destination / "README.md").read_text()

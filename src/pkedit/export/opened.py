@@ -1,0 +1,152 @@
+"""What every export begins and ends with: a run's edit, the base that it goes onto, and a folder complete or absent."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pkedit.edit.delta import Delta
+from pkedit.edit.rebase import Rebased, rebase
+from pkedit.errors import RunFolderError
+from pkedit.export.loading_line import BaseModel, load_line
+from pkedit.models.chat import ChatModel
+from pkedit.models.configs import read_config
+from pkedit.models.loading import DTYPES, load_model
+from pkedit.run.record import RunRecord
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedEdit:
+    """An edit beside the model that it is for. `onto` is what has to be known where that is not the run's own."""
+
+    chat: ChatModel
+    delta: Delta
+    base: BaseModel
+    onto: str | None
+
+
+def open_edit(folder: Path) -> tuple[RunRecord, Delta]:
+    """The record and the edit of a run.
+
+    Raises:
+        RunFolderError: it is no run folder, or has no edit.
+        DeltaError: the edit's file is damaged.
+    """
+    record = RunRecord.load(folder)
+    path = folder / "delta.safetensors"
+    if not path.is_file():
+        raise RunFolderError(f"{folder}: no edit to export (no delta.safetensors); finish pkedit run --arms pke first")
+    return record, Delta.load(path)
+
+
+def load_base(record: RunRecord, delta: Delta, base: str | None, tell: Tell | None) -> PlacedEdit:
+    """The run's model, or another base with the edit put onto it; loaded once, on the processor.
+
+    The run's model has the dtype that the delta was made in, so that it is the one that was measured; another base the
+    dtype that it is stored in.
+
+    Raises:
+        ModelLoadError: the model cannot be loaded.
+        DeltaError: the model is not the one that the delta was made for, nor the one it was quantised from.
+    """
+    wanted = base_of(record, delta, base)
+    chat = load_model(
+        wanted.model,
+        device="cpu",
+        dtype=wanted.dtype,
+        chat_template=record.settings.chat_template,
+        mlp_write=record.settings.mlp_write,
+        trust_remote_code=wanted.trust_remote_code,
+        quantisation=wanted.quantisation,
+    )
+    if base is None:
+        return PlacedEdit(chat, delta, wanted, None)
+    rebased = rebase(delta, chat)
+    onto = onto_sentence(record.settings.model, base, rebased)
+    if tell is not None:
+        tell(onto)
+    return PlacedEdit(chat, rebased.delta, wanted, onto)
+
+
+def base_of(record: RunRecord, delta: Delta, base: str | None) -> BaseModel:
+    """The model that an export is for, as it has to be loaded: the run's own, or other weights."""
+    settings = record.settings
+    if base is None:
+        return BaseModel(settings.model, original_dtype(delta), settings.quantisation, settings.trust_remote_code)
+    return BaseModel(base, stored_dtype(base, settings.trust_remote_code), None, settings.trust_remote_code)
+
+
+def how_to_load(folder: Path, form: str, destination: Path, base: str | None) -> str:
+    """One line of Python that loads what was exported from a run to `destination`."""
+    record, delta = open_edit(folder)
+    return load_line(form, str(destination), base_of(record, delta, base))
+
+
+@contextmanager
+def new_folder(destination: Path) -> Generator[Path]:
+    """A folder to fill, moved to `destination` when the body ends well; otherwise nothing is left of it.
+
+    Raises:
+        RunFolderError: nothing can be written there.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        # Moved into place when complete: a folder that lacks half of its shards would still look like a model.
+        with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as partial:
+            complete = Path(partial) / "model"
+            complete.mkdir()
+            yield complete
+            _let_read(complete)
+            if destination.exists():
+                destination.rmdir()
+            shutil.move(complete, destination)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {destination}: {error.strerror or error}") from None
+
+
+def _let_read(folder: Path) -> None:
+    """Gives all files the rights of any new file; those of weights come for their owner's eyes only."""
+    probe = folder.with_suffix(".probe")
+    probe.touch()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(probe.stat().st_mode)
+
+
+def check_free(destination: Path) -> None:
+    """That nothing would be overwritten.
+
+    Raises:
+        RunFolderError: `destination` holds something.
+    """
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise RunFolderError(f"{destination} is not empty; give another --to")
+
+
+def onto_sentence(made_on: str, base: str, rebased: Rebased) -> str:
+    """What has to be known about an edit that was made on other weights."""
+    # Of paths on this machine only the last part is told.
+    made_on, base = (Path(name).name if Path(name).exists() else name for name in (made_on, base))
+    others = f" Where the edit was made there was {'; '.join(rebased.differences)}." if rebased.differences else ""
+    return (
+        f"The edit was made and measured on {made_on} and put onto the weights of {base}. In the edited neurons the "
+        f"two differ by at most {100 * rebased.error:.1f} %; what is exported here has not been measured.{others}"
+    )
+
+
+def stored_dtype(name: str, trust_remote_code: bool) -> str:
+    """The dtype that a checkpoint says it is stored in; float32 where it does not, or is none of ours."""
+    stored = read_config(name, trust_remote_code=trust_remote_code).get_text_config().dtype
+    return next((ours for ours, dtype in DTYPES.items() if dtype == stored), "float32")
+
+
+def original_dtype(delta: Delta) -> str:
+    """The dtype of the originals, which is the model's when the delta was made."""
+    for layer in delta.layers:
+        for original in layer.original.values():
+            return str(original.dtype).removeprefix("torch.")
+    return "float32"

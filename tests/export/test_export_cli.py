@@ -1,0 +1,108 @@
+"""`pkedit export` and `pkedit revert`: every form, and a last line of Python that really loads what was written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from edited import logits, make_run
+from torch import Tensor
+
+from pkedit.cli import main
+from pkedit.export import push as pushing
+from tiny import save_chat
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def invoke(capfd: pytest.CaptureFixture[str]) -> Invoke:
+    """Calls the command line; gives the exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        output, errors = capfd.readouterr()
+        return int(stop.value.code or 0), output, errors
+
+    return call
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, Tensor]:
+    return make_run(tmp_path / "run", save_chat(tmp_path / "base"))
+
+
+@pytest.mark.parametrize("form", ["full", "adapter", "delta"])
+def test_the_last_line_loads_the_edited_model(
+    invoke: Invoke, run: tuple[Path, Tensor], tmp_path: Path, form: str
+) -> None:
+    folder, edited = run
+    code, output, errors = invoke("export", folder, "--as", form, "--to", tmp_path / "out")
+    assert (code, errors) == (0, "")
+    *before, last = output.splitlines()
+    assert any(line.startswith(f"{tmp_path / 'out'}: ") for line in before)
+    assert (form == "delta") == (not any("Checked on 8 prompts" in line for line in before))
+    names: dict[str, Any] = {}
+    exec(last.removeprefix("Load it: "), names)
+    model = names["chat"].model if form == "delta" else names["model"]
+    torch.testing.assert_close(logits(model), edited, rtol=0, atol=1e-4)
+
+
+def test_the_edit_comes_out_again(invoke: Invoke, run: tuple[Path, Tensor], tmp_path: Path) -> None:
+    folder, _ = run
+    assert invoke("export", folder, "--to", tmp_path / "edited", "--no-check")[0] == 0
+    delta = folder / "delta.safetensors"
+    code, output, _ = invoke("revert", tmp_path / "edited", "--delta", delta, "--to", tmp_path / "reverted")
+    assert code == 0
+    assert "the base model, bit for bit; 3 neurons have their original vectors again" in output
+    code, output, errors = invoke("revert", tmp_path / "reverted", "--delta", delta, "--to", tmp_path / "again")
+    assert (code, output) == (2, "")
+    assert errors.startswith("pkedit: layer 0 holds the original weights")
+    assert errors.count("\n") == 1
+
+
+def test_json_holds_everything_that_is_printed(invoke: Invoke, run: tuple[Path, Tensor], tmp_path: Path) -> None:
+    _, output, _ = invoke("export", run[0], "--as", "adapter", "--to", tmp_path / "out", "--json")
+    content = json.loads(output)
+    assert content["form"] == "adapter"
+    assert content["path"] == str(tmp_path / "out")
+    assert content["notes"][0].startswith("Checked on 8 prompts")
+    assert content["load"].startswith("from peft import PeftModel")
+    assert content["uploaded_to"] is None
+
+
+def test_a_push_without_a_token_is_refused_before_anything_is_written(
+    invoke: Invoke, run: tuple[Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushing, "get_token", lambda: None)
+    code, _, errors = invoke("export", run[0], "--to", tmp_path / "out", "--push", "me/safer")
+    assert code == 2
+    assert errors.startswith("pkedit: --push needs a token")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_push_names_the_repository_in_the_card(
+    invoke: Invoke, run: tuple[Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Api:
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return type("Url", (str,), {"repo_id": repo_id})(f"https://huggingface.co/{repo_id}")
+
+        def upload_folder(self, **options: Any) -> None:
+            self.uploaded.append(sorted(path.name for path in Path(options["folder_path"]).iterdir()))
+
+        uploaded: list[list[str]] = []  # noqa: RUF012
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(pushing, "HfApi", Api)
+    _, output, errors = invoke("export", run[0], "--as", "delta", "--to", tmp_path / "out", "--push", "me/safer")
+    assert "Uploaded to https://huggingface.co/me/safer (a new repository is private" in output
+    assert Api.uploaded == [["README.md", "delta.safetensors"]]
+    assert (
+        'Delta.load(hf_hub_download("me/safer", "delta.safetensors"))' in (tmp_path / "out" / "README.md").read_text()
+    )
+    assert "hf_secret" not in output + errors
