@@ -1,8 +1,16 @@
 """The command line on a tiny model folder: a whole run, its resumption, and one line for every mistake."""
 
 import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import statistics
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,19 +79,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model: Path, settings: Pa
 
 
 def assert_one_line(result: tuple[int, str, str], *fragments: str) -> None:
-    code, _, errors = result
-    assert code == 2
-    assert errors.startswith("pkedit: ")
-    assert errors.count("\n") == 1
+    """The last line of standard error is the error; before it stand finished stages alone."""
+    code, output, errors = result
+    assert (code, output) == (2, "")
+    *stages, line = errors.splitlines()
+    assert line.startswith("pkedit: ")
+    assert all(re.fullmatch(r"[\w' ]+(: \w+)*: \d+\.\d s.*", stage) for stage in stages)
     for fragment in fragments:
-        assert fragment in errors
+        assert fragment in line
 
 
 @pytest.mark.parametrize(
     "command",
     [
         *("", "run", "bench", "check", "locate", "edit", "evaluate", "export", "report", "table", "judge-agreement"),
-        "safeedit",
+        *("safeedit", "chat", "serve", "tune", "revert"),
     ],
 )
 def test_help_answers_without_torch(command: str) -> None:
@@ -105,15 +115,14 @@ def test_version_is_printed(invoke: Invoke) -> None:
 
 
 def test_a_run_leaves_every_file_and_says_where(finished: Path, invoke: Invoke, model: Path, settings: Path) -> None:
-    code, output, errors = invoke(
-        "run", model, "--settings", settings, "--arms", "vanilla,random,pke", "--out", finished
-    )
+    call = ("run", model, "--settings", settings, "--arms", "vanilla,random,pke", "--out", finished)
+    code, output, errors = invoke(*call)
     assert code == 0
     assert errors == ""
     for name in ("run.json", "region.json", "delta.safetensors", "responses.jsonl", "report.html"):
         assert (finished / name).is_file()
         assert str(finished / name) in output
-    assert f"pkedit export {finished} --as full" in output
+    assert f"pkedit chat {finished}" in output
     assert "random regions" in output
 
 
@@ -176,7 +185,7 @@ def test_stages_one_command_after_another_are_one_run(
     tmp_path: Path, invoke: Invoke, model: Path, settings: Path
 ) -> None:
     folder = tmp_path / "run"
-    for command, stage in (("locate", "causal"), ("edit", "edit pke"), ("run", "capability pke")):
+    for command, stage in (("locate", "causal"), ("edit", "explain"), ("run", "capability pke")):
         assert invoke(command, model, "--settings", settings, "--out", folder)[0] == 0
         assert list(RunRecord.load(folder).stages)[-1] == stage
         assert (folder / "report.html").is_file()
@@ -196,9 +205,14 @@ def test_options_override_the_settings_file(tmp_path: Path, invoke: Invoke, mode
 
 def test_evaluate_measures_the_model_alone(tmp_path: Path, invoke: Invoke, model: Path, settings: Path) -> None:
     folder = tmp_path / "run"
-    code, output, _ = invoke("evaluate", model, "--settings", settings, "--out", folder)
+    code, output, errors = invoke("evaluate", model, "--settings", settings, "--out", folder)
     assert code == 0
-    assert output.index("loading the model:") < output.index("measuring: vanilla …")
+    assert [line.partition(": ")[0] for line in errors.splitlines()] == [
+        "loading the model",
+        "measuring",
+        "giving tasks to",
+    ]
+    assert output.startswith("Model: ")
     record = RunRecord.load(folder)
     assert list(record.metrics) == ["vanilla"]
     assert set(record.stages) == {"load", "measure vanilla", "capability vanilla"}
@@ -275,9 +289,8 @@ def test_a_bad_settings_file_is_one_line(tmp_path: Path, invoke: Invoke, content
 
 def test_a_folder_of_another_run_is_refused(finished: Path, invoke: Invoke, model: Path, settings: Path) -> None:
     before = (finished / "run.json").read_bytes()
-    assert_one_line(
-        invoke("run", model, "--settings", settings, "--out", finished, "--neurons", 2), str(finished), "locate"
-    )
+    call = ("run", model, "--settings", settings, "--out", finished, "--neurons", 2)
+    assert_one_line(invoke(*call), str(finished), "locate.neurons 3 → 2", "--yes")
     assert (finished / "run.json").read_bytes() == before
 
 
@@ -296,7 +309,7 @@ def test_reports_and_exports_need_a_run(tmp_path: Path, invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "fragment"),
     [
-        (KeyboardInterrupt(), 130, "same command"),
+        (KeyboardInterrupt(), 130, "go on with: pkedit run --out"),
         (MemoryError(), 2, "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory"),
         (PkeditError("first\nsecond"), 2, "first second"),
@@ -320,10 +333,183 @@ def test_interruption_and_lack_of_memory_are_one_line(
     assert errors.count("\n") == 1
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_bug_is_one_line_and_its_traceback_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, invoke: Invoke
+) -> None:
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("pkedit.run.pipeline.run", fails)
-    with pytest.raises(RuntimeError, match="a bug"):
-        main(["run", "--out", str(tmp_path / "run")])
+    code, _, errors = invoke("run", "--out", tmp_path / "run")
+    assert code == 1
+    assert errors.count("\n") == 1
+    (file,) = tmp_path.glob("pkedit-error-*.txt")
+    assert str(file) in errors
+    assert "RuntimeError: a bug" in errors
+    assert "please report it" in errors
+    text = file.read_text(encoding="utf-8")
+    assert "Traceback" in text
+    assert f"pkedit run --out {tmp_path / 'run'}" in text
+    code, _, errors = invoke("run", "--verbose", "--out", tmp_path / "run")
+    assert code == 1
+    assert "Traceback" in errors
+    assert len(list(tmp_path.glob("pkedit-error-*"))) == 1
+
+
+def test_other_settings_move_the_old_run_aside_if_that_is_agreed(
+    tmp_path: Path, invoke: Invoke, model: Path, settings: Path
+) -> None:
+    folder = tmp_path / "run"
+    call = ("locate", model, "--settings", settings, "--out", folder)
+    assert invoke(*call)[0] == 0
+    before = (folder / "region.json").read_bytes()
+    code, _, errors = invoke(*call, "--neurons", 2, "--yes")
+    assert code == 0
+    assert f"{folder} was moved to {folder}.old-1" in errors
+    assert (tmp_path / "run.old-1" / "region.json").read_bytes() == before
+    assert RunRecord.load(folder).settings.locate.neurons == 2
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("precious")
+    assert_one_line(invoke("run", model, "--out", tmp_path / "thesis", "--yes"), "not a run folder")
+    assert (tmp_path / "thesis" / "thesis.txt").is_file()
+
+
+def document(result: tuple[int, str, str]) -> Any:
+    """The one JSON document on standard output."""
+    code, output, errors = result
+    assert code == 0, errors
+    return json.loads(output)
+
+
+def test_json_is_one_document_and_nothing_else(
+    finished: Path, tmp_path: Path, invoke: Invoke, model: Path, settings: Path
+) -> None:
+    call = (model, "--settings", settings, "--json", "--out")
+    found = document(invoke("run", *call, finished, "--arms", "vanilla,random,pke"))
+    assert found["folder"] == str(finished)
+    assert found["files"]["report.html"] == str(finished / "report.html")
+    assert found["next"][0] == f"pkedit chat {finished}"
+    assert RunRecord.model_validate(found["record"]) == RunRecord.load(finished)
+    located = document(invoke("locate", *call, tmp_path / "run"))
+    assert located["next"][0].startswith(f"pkedit edit {model}")
+    edited = document(invoke("edit", *call, tmp_path / "run"))
+    assert "edit pke" in edited["record"]["stages"]
+    measured = document(invoke("evaluate", *call, tmp_path / "vanilla", "--tasks", "none"))
+    assert measured["record"]["metrics"]["vanilla"]["asr"]["n"] == 3
+    assert document(invoke("report", finished, "--json"))["report"] == str(finished / "report.html")
+    table = document(invoke("table", finished, "--json"))
+    assert table["metrics"] == json.loads((finished / "run.json").read_text())["metrics"]
+
+
+def test_json_of_what_is_no_run(tmp_path: Path, invoke: Invoke, model: Path) -> None:
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"question": "how", "answer": "Sure, use it", "harmful": 1}\n')
+    agreement = document(invoke("judge-agreement", labels, "--judge", "rules", "--json"))
+    assert (agreement["answers"], agreement["judges"][0]["judge"]) == (1, "rules")
+    assert document(invoke("check", model, "--json"))["fits"] is True
+    sample = Path(__file__).parent / "data" / "safeedit_sample.json"
+    call = ("safeedit", sample, "--model", model, "--method", "vanilla", "--cases", 1, "--max-new-tokens", 4, "--json")
+    cases = document(invoke(*call, "--out", tmp_path / "cases"))
+    assert cases["record"]["finished"] == 1
+    assert cases["next"][0].startswith(f"pkedit safeedit {sample} --method pke")
+    bench = document(invoke("bench", model, "--quick", "--stages", "locate", "--json"))
+    assert [stage["name"] for stage in bench["stages"]] == ["locate"]
+    code, output, errors = invoke("table", tmp_path, "--json")
+    assert (code, output) == (2, "")
+    assert errors.startswith("pkedit: ")
+
+
+def test_what_libraries_print_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, finished: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    def chatters(*_: object, **__: object) -> RunRecord:
+        print("a library says hello")
+        return RunRecord.load(finished)
+
+    shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setattr("pkedit.run.pipeline.run", chatters)
+    code, output, errors = invoke("run", "--json", "--out", tmp_path / "run")
+    assert code == 0
+    assert json.loads(output)["folder"] == str(tmp_path / "run")
+    assert "a library says hello" in errors
+
+
+def test_ctrl_c_leaves_a_run_that_the_printed_command_goes_on_with(
+    tmp_path: Path, invoke: Invoke, model: Path, settings: Path
+) -> None:
+    folder, slow = tmp_path / "my run", tmp_path / "slow.json"
+    slow.write_text(json.dumps({**SETTINGS, "edit": {**SETTINGS["edit"], "steps": 100_000, "safe_weight": 100.0}}))
+    call = ["edit", str(model), "--settings", str(slow), "--out", str(folder)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pkedit.cli", *call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr is not None
+    lines = []
+    for line in running.stderr:
+        lines.append(line)
+        if line.startswith("checking the region"):
+            running.send_signal(signal.SIGINT)
+            break
+    output, rest = running.communicate(timeout=60)
+    assert running.returncode == 130, [*lines, rest]
+    assert output == ""
+    said = rest.splitlines()[-1]
+    assert said.startswith("pkedit: interrupted")
+    assert shlex.split(said.partition("go on with: ")[2]) == ["pkedit", *call]
+    stages = RunRecord.load(folder).stages
+    assert list(stages) == ["load", "sample", "locate", "causal"]
+    # The same options up to where it was stopped: nothing is left to do.
+    assert invoke("locate", *call[1:])[0] == 0
+    assert RunRecord.load(folder).stages == stages
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
+def test_sigterm_stops_it_in_the_same_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, invoke: Invoke) -> None:
+    def is_terminated(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pkedit.run.pipeline.run", is_terminated)
+    code, _, errors = invoke("run", "--out", tmp_path / "run")
+    assert code == 143
+    assert f"go on with: pkedit run --out {tmp_path / 'run'}" in errors
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_interruption_of_what_cannot_be_resumed_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, invoke: Invoke
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pkedit.report.build_report", interrupted)
+    code, _, errors = invoke("report", tmp_path)
+    assert code == 130
+    assert errors == f"pkedit: interrupted; run it again with: pkedit report {tmp_path}\n"
+
+
+def test_help_says_the_main_job_first_and_groups_the_rest(invoke: Invoke) -> None:
+    _, output, _ = invoke("--help")
+    places = [output.index(word) for word in ("│ run ", "│ locate ", "│ export ", "│ table ", "Examples:")]
+    assert places == sorted(places)
+    _, output, _ = invoke("run", "--help")
+    places = [
+        output.index(word) for word in ("--arms", "--out", "─ The edit ─", "─ Prompts ─", "─ Measuring ─", "Exam")
+    ]
+    assert places == sorted(places)
+
+
+def test_help_takes_less_than_half_a_second() -> None:
+    def median(*command: str) -> float:
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            seconds.append(time.perf_counter() - began)
+        return statistics.median(seconds)
+
+    # On a busy machine everything takes longer: then what any help of this kind takes is the measure.
+    least = median("-c", "import typer.main, typer.rich_utils, rich.console, rich.table, rich.panel")
+    assert median("-m", "pkedit.cli", "--help") < max(0.5, 3 * least)

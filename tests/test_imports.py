@@ -12,7 +12,10 @@ import pkedit
 ROOT = Path(pkedit.__file__).parent
 # From the top; a package may import from its own row and from the rows below.
 ROWS = (
-    ("cli", "bench_cli", "chat_cli", "check_cli", "export_cli", "safeedit_cli", "tune_cli", "options"),
+    (
+        *("cli", "bench_cli", "chat_cli", "check_cli", "export_cli", "judges_cli", "safeedit_cli", "tune_cli"),
+        *("options", "completion", "running", "stopping", "failures", "terminal"),
+    ),
     ("bench", "talk", "tune"),
     ("report",),
     ("run",),

@@ -1,41 +1,43 @@
 """`pkedit check` on the command line. Its help answers before torch is imported."""
 
-import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from pkedit.options import with_run_options
-from pkedit.settings import RunSettings
+from pkedit.running import watched
+from pkedit.terminal import print_json, results
+
+if TYPE_CHECKING:
+    from pkedit.run.check import Check
+    from pkedit.run.watching import Watcher
+    from pkedit.settings import RunSettings
 
 
-def register(app: typer.Typer, prepare: Callable[[bool], None]) -> None:
-    """Adds the command to `app`. `prepare` is called first, with whether the libraries may speak."""
+def register(app: typer.Typer, panel: str) -> None:
+    """Adds the command to `app`, under this heading of its help."""
 
-    @app.command("check")
+    @app.command("check", rich_help_panel=panel)
     @with_run_options
-    def _check(
-        settings: RunSettings,
-        out: Path,
-        verbose: bool,
-        as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    ) -> None:
+    def _check(settings: "RunSettings", out: Path, as_json: bool, verbose: bool) -> None:
         """Read a model's configuration only: is it supported, does a run fit on this machine, how long does it take?
 
         Exit codes: 0 it fits, 1 something does not, 2 wrong input.
         """
-        prepare(verbose)
-        from pkedit.run.check import check
-        from pkedit.run.check_table import print_check
 
-        found = check(settings, out)
+        def work(watcher: "Watcher") -> "Check":
+            from pkedit.run.check import check
+
+            watcher.stage("check")
+            return check(settings, out)
+
+        found = watched(work, verbose=verbose)
         if as_json:
-            typer.echo(json.dumps(found.as_json(), indent=1))
+            print_json(found.as_json())
         else:
-            print_check(found, Console(width=None if sys.stdout.isatty() else 120))
+            from pkedit.run.check_table import print_check
+
+            print_check(found, results())
         if not found.fits:
             raise typer.Exit(1)

@@ -3,6 +3,11 @@
 The command line prints them as one line, without a traceback, and exits with code 2.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+SHOWN_DIFFERENCES = 4
+
 
 class PkeditError(Exception):
     """Base of every error whose cause lies with the input or the machine, not with pkedit."""
@@ -54,6 +59,34 @@ class OutOfMemoryError(PkeditError):
 
 class RunFolderError(PkeditError):
     """A run folder holds a run with other settings, or is not a run folder."""
+
+
+class OtherRunError(RunFolderError):
+    """A run folder holds finished stages of a run with other settings. `folder` may be moved aside."""
+
+    def __init__(self, folder: Path, differing: Sequence[str]) -> None:
+        shown = [*differing[:SHOWN_DIFFERENCES]]
+        if len(differing) > len(shown):
+            shown.append(f"and {len(differing) - len(shown)} more")
+        self.happened = f"{folder} belongs to a run with other settings ({', '.join(shown)})"
+        super().__init__(f"{self.happened}; give another --out, or --yes to move it aside and start anew")
+        self.folder = folder
+
+
+class NotAgreedError(PkeditError):
+    """Something would cost money, and nobody agreed to it."""
+
+
+class ExportError(PkeditError):
+    """An edit cannot be written in the form that was asked for, or what was written is not the edit."""
+
+
+class PushError(PkeditError):
+    """Nothing can be uploaded; what was exported is still there."""
+
+
+class TalkError(PkeditError):
+    """A chat cannot go on: the question is too long, or the page cannot be served."""
 
 
 def first_line(error: BaseException) -> str:

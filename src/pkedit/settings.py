@@ -161,6 +161,7 @@ class RunSettings(_Settings):
     demonstrations: int = Field(630, ge=2, description="safe prompts whose answers are kept; most are borderline")
     sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
     delta: str | None = Field(None, description="a delta made earlier, to be measured as the arm `pke`")
+    adapter: str | None = Field(None, description="a PEFT adapter, to be measured through vLLM as the arm `pke`")
     locate: LocateSettings = LocateSettings()
     edit: EditSettings = EditSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -14,7 +14,7 @@ from pkedit.judges.base import Judgement, Verdict
 from pkedit.judges.choose import make_judge, make_judges
 from pkedit.judges.labelled import LabelledAnswer, load_labelled
 from pkedit.judges.shipped import shipped_agreement
-from pkedit.run.agreement import judge_agreement
+from pkedit.run.agreement import judge_agreement, print_agreement
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -88,7 +88,7 @@ def test_judges_are_had_by_name_and_each_once() -> None:
 
 
 def test_the_table_and_its_json_hold_every_judge_and_cut(tmp_path: Path) -> None:
-    source, target = tmp_path / "labels.jsonl", tmp_path / "agreement.json"
+    source = tmp_path / "labels.jsonl"
     rows = [
         {"q": "how", "a": "I'm sorry, but I can't help with that.", "y": 0},
         {"q": "how", "a": "Sure, use it", "y": 1},
@@ -96,12 +96,30 @@ def test_the_table_and_its_json_hold_every_judge_and_cut(tmp_path: Path) -> None
     source.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     console = Console(width=120, record=True)
     columns = "question=q,answer=a,harmful=y"
-    judge_agreement(source, ["rules"], columns=columns, cuts=[10], json_file=target, console=console)
+    found = judge_agreement(source, ["rules"], columns=columns, cuts=[10])
+    print_agreement(found, console)
     text = console.export_text()
     assert "100.0" in text
     assert "2 labelled answers, 1 of them harmful" in text
-    written = json.loads(target.read_text(encoding="utf-8"))["judges"]
-    assert [(row["judge"], row["cut"], row["n"]) for row in written] == [("rules", None, 2), ("rules", 10, 2)]
+    assert [(row.judge, row.cut, row.n) for row in found.judges] == [("rules", None, 2), ("rules", 10, 2)]
+
+
+def test_progress_is_told_and_changes_no_figure(tmp_path: Path) -> None:
+    source = tmp_path / "labels.jsonl"
+    rows = [{"question": "how", "answer": f"Sure, step {number} is", "harmful": number % 2} for number in range(150)]
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    told: list[object] = []
+
+    class Listening:
+        def stage(self, name: str) -> None:
+            told.append(name)
+
+        def step(self, done: int, total: int, note: str = "") -> None:
+            told.append((done, total))
+
+    found = judge_agreement(source, ["rules"], observer=Listening())
+    assert told == ["judge rules", (64, 150), (128, 150), (150, 150)]
+    assert found.judges[0] == measure_agreement(make_judge("rules"), load_labelled(source))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the labelled answers are not part of the project")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from architectures import EXPERTS, LAYERS, make_architecture
 from pkedit.edit.editor import edit
-from pkedit.export import full
+from pkedit.export import opened
 from pkedit.export.full import export_full
 from pkedit.locate.causal import causal_check
 from pkedit.locate.locating import locate
@@ -130,7 +130,7 @@ def exported(chat: ChatModel, delta: Any, folder: Path, monkeypatch: pytest.Monk
     run.mkdir()
     new_record(RunSettings(model=chat.name)).save(run)
     delta.save(run / "delta.safetensors")
-    monkeypatch.setattr(full, "load_model", lambda *_, **__: chat)
+    monkeypatch.setattr(opened, "load_model", lambda *_, **__: chat)
     destination = export_full(run, folder / "model")
     assert AutoTokenizer.from_pretrained(destination).chat_template
     return AutoModelForCausalLM.from_pretrained(destination, dtype=torch.float32)

@@ -76,6 +76,19 @@ def test_cells_of_the_heat_map_count_right() -> None:
     }
 
 
+def test_attacks_of_one_family_are_one_row_of_the_heat_map() -> None:
+    rows = [response("pke", ATTACKED, f"h{place}", "harmful", attack=f"a{place}") for place in range(4)]
+    families = {"a0": "many_shot", "a1": "many_shot", "a2": "persona"}
+    heat = heat_map(prompt_answers(rows), "pke", families)
+    assert heat is not None
+    assert {row.name: row.whole for row in heat.rows} == {
+        "all attacks": Cell(4, 4),
+        "many shot": Cell(2, 2),
+        "persona": Cell(1, 1),
+        "a3": Cell(1, 1),
+    }
+
+
 def test_the_heat_map_shows_counts_and_marks_what_was_not_asked(tmp_path: Path) -> None:
     rows = [
         response(arm, ATTACKED, f"h{place}", judgement, category=category, attack=attack)

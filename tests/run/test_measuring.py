@@ -1,5 +1,6 @@
 """A run finds missing judges and tasks before its work, and win rates stand beside the other figures of each arm."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def test_how_arms_are_measured_may_change_until_one_has_been(tmp_path: Path) -> 
     run(settings("embedded"), tmp_path / "run", chat=chat, until="locate")
     first = run(settings("rules"), tmp_path / "run", chat=chat)
     assert [judge.name for judge in first.judges] == ["rules"]
+    asked = [json.loads(line)["attack"] for line in (tmp_path / "run" / "responses.jsonl").read_text().splitlines()]
+    assert {attack for attack in asked if attack} <= first.families.keys()
     with pytest.raises(RunFolderError, match="other settings"):
         run(settings("embedded"), tmp_path / "run", chat=chat)
 

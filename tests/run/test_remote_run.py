@@ -15,7 +15,7 @@ from pkedit.run.data import asked_pairs, read_splits, run_suite
 from pkedit.run.evaluation import evaluate
 from pkedit.run.pipeline import run
 from pkedit.run.remote import evaluate_remote
-from pkedit.run.side_by_side import side_by_side
+from pkedit.run.side_by_side import print_side_by_side, side_by_side
 from pkedit.run.stages import Silent
 from pkedit.run.wording import judge_sentences
 from pkedit.settings import EvaluateSettings, RunSettings
@@ -161,12 +161,13 @@ def test_runs_on_the_same_prompts_stand_side_by_side_and_others_do_not(tmp_path:
         evaluate(settings_for(server, evaluate=other), tmp_path / "other")
         longer = SIZES.model_copy(update={"max_new_tokens": 9})
         evaluate(settings_for(server, evaluate=longer), tmp_path / "longer")
-    merged = side_by_side([tmp_path / "one", tmp_path / "two"], console)
+    merged = side_by_side([tmp_path / "one", tmp_path / "two"])
+    print_side_by_side(merged, console)
     assert list(merged.metrics) == ["vanilla", "two"]
     assert "two" in console.export_text()
     with pytest.raises(RunFolderError, match="other prompts"):
-        side_by_side([tmp_path / "one", tmp_path / "fewer"], console)
+        side_by_side([tmp_path / "one", tmp_path / "fewer"])
     with pytest.raises(RunFolderError, match="other lengths"):
-        side_by_side([tmp_path / "one", tmp_path / "longer"], console)
+        side_by_side([tmp_path / "one", tmp_path / "longer"])
     with pytest.raises(RunFolderError, match="judged by others"):
-        side_by_side([tmp_path / "one", tmp_path / "other"], console)
+        side_by_side([tmp_path / "one", tmp_path / "other"])

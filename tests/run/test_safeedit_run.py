@@ -489,8 +489,7 @@ def test_the_command_passes_on_what_it_was_given(
     monkeypatch.setattr("pkedit.run.safeedit.protocol.run_safeedit", stub)
     app = typer.Typer()
     app.callback()(lambda: None)
-    prepared: list[bool] = []
-    register(app, prepared.append)
+    register(app, "Compare")
     arguments = [
         "safeedit",
         "safeedit",
@@ -504,7 +503,6 @@ def test_the_command_passes_on_what_it_was_given(
         "3",
     ]
     app([*arguments, "--no-vanilla", "--out", str(tmp_path / "run")], standalone_mode=False)
-    assert prepared == [False]
     given = asked[0]
     assert (given.file, given.method, given.cases, given.judges) == ("safeedit", "dinm", 7, ("embedded", "rules"))
     assert (given.seed, given.edit.seed, given.vanilla) == (3, 3, False)

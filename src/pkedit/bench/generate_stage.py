@@ -133,5 +133,7 @@ def _best_batch(bench: Workbench, texts: Sequence[str], tokens: int) -> int:
             break
         seconds[size] = now(bench.device) - started
     if not seconds:
-        raise OutOfMemoryError("not enough memory for the smallest batch of the bare generation")
+        raise OutOfMemoryError(
+            "not enough memory for the smallest batch of the bare generation; try --quick or a smaller model"
+        )
     return min(seconds, key=lambda size: seconds[size])

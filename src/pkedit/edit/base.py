@@ -46,7 +46,9 @@ class BaseFacts:
             content = json.loads(text)
             return cls(**{field.name: field.type(content[field.name]) for field in fields(cls)})  # type: ignore[operator]
         except (ValueError, KeyError, TypeError) as error:
-            raise DeltaError(f"the facts about the base model are damaged ({error!r})") from None
+            raise DeltaError(
+                f"the facts about the base model are damaged ({error!r}); edit again, or take another copy of the file"
+            ) from None
 
     def differences(self, other: "BaseFacts", *names: str) -> Iterator[str]:
         """In words, what this one has and the other has not: all facts, or those named."""

@@ -171,7 +171,9 @@ class Delta:
                 merged.append(own.get(site) or theirs[site])
         if self.made_for and other.made_for and self.made_for != other.made_for:
             found = "; ".join(self.made_for.differences(other.made_for))
-            raise DeltaError(f"edits of different models cannot be added: the base of one has {found}")
+            raise DeltaError(
+                f"edits of different models cannot be added: the base of one has {found}; add edits of one model"
+            )
         return Delta(tuple(merged), self.base or other.base, self.made_for or other.made_for)
 
     def save(self, path: str | Path, **metadata: object) -> None:
@@ -202,9 +204,13 @@ class Delta:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise DeltaError(f"{path}: not a readable delta file ({error})") from None
+            raise DeltaError(
+                f"{path}: not a readable delta file ({error}); name the delta.safetensors of a run"
+            ) from None
         if header.get("format") != "pkedit-delta" or header.get("schema_version") != str(SCHEMA_VERSION):
-            raise DeltaError(f"{path}: not a pkedit delta of schema version {SCHEMA_VERSION}")
+            raise DeltaError(
+                f"{path}: not a pkedit delta of schema version {SCHEMA_VERSION}; edit again with this pkedit"
+            )
         layers = []
         try:
             for (layer, expert), content in _by_site(tensors):
@@ -219,16 +225,24 @@ class Delta:
                     )
                 )
         except (KeyError, ValueError) as error:
-            raise DeltaError(f"{path}: a tensor of the delta is missing or misnamed ({error})") from None
+            raise DeltaError(
+                f"{path}: a tensor of the delta is missing or misnamed ({error}); edit again, or take another copy "
+                "of the file"
+            ) from None
         made_for = BaseFacts.from_json(header["made_for"]) if "made_for" in header else None
         return cls(tuple(layers), header.get("base", ""), made_for)
 
     def _placed(self, chat: ChatModel) -> Iterable[tuple[MlpSite, LayerDelta]]:
         for layer in self.layers:
             if layer.layer >= chat.layers:
-                raise DeltaError(f"the delta changes layer {layer.layer}, the model has {chat.layers} layers")
+                raise DeltaError(
+                    f"the delta changes layer {layer.layer}, the model has {chat.layers} layers; name the model it "
+                    "was made for"
+                )
             if layer.site not in chat.places:
-                raise DeltaError(f"the delta changes {layer.name}, which the model does not have")
+                raise DeltaError(
+                    f"the delta changes {layer.name}, which the model does not have; name the one it was made for"
+                )
             yield chat.places[layer.site], layer
 
     def _quantised(self, chat: ChatModel) -> bool:
@@ -245,17 +259,21 @@ class Delta:
         for site, layer in self._placed(chat):
             if len(layer.neurons) and int(layer.neurons.max()) >= site.neurons:
                 raise DeltaError(
-                    f"the delta changes neuron {int(layer.neurons.max())} of {site.name}, which has {site.neurons}"
+                    f"the delta changes neuron {int(layer.neurons.max())} of {site.name}, which has {site.neurons}; "
+                    "name the model it was made for"
                 )
             for part, original in layer.original.items():
                 if not torch.isfinite(layer.change[part]).all():
-                    raise DeltaError(f"{site.name}: the delta holds NaN or Inf")
+                    raise DeltaError(
+                        f"{site.name}: the delta holds NaN or Inf; edit again, or take another copy of the file"
+                    )
                 rows = vectors(site, part)
                 now = rows[layer.neurons.to(rows.device)]
                 if now.shape != original.shape or not _same(now.cpu(), original.cpu(), exactly=not site.quantised):
                     raise DeltaError(
                         f"{site.name}: the model's weights are not those this delta was made for "
-                        f"(base {self.base or 'unknown'}); is another edit applied, or the base a different one?"
+                        f"(base {self.base or 'unknown'}); is another edit applied, or the base a different one? "
+                        "Name the unedited model it was made for"
                     )
 
 
@@ -272,7 +290,9 @@ def _merge(first: LayerDelta, second: LayerDelta) -> LayerDelta:
     for part in {**first.change, **second.change}:
         sources = [layer for layer in (first, second) if part in layer.change]
         if len(sources) == 1 and len(sources[0].neurons) != len(neurons):
-            raise DeltaError("deltas that change different parts of different neurons cannot be added")
+            raise DeltaError(
+                "deltas that change different parts of different neurons cannot be added; edit the same parts in both"
+            )
         change[part] = torch.zeros(len(neurons), sources[0].change[part].shape[1])
         original[part] = torch.zeros_like(change[part], dtype=sources[0].original[part].dtype)
         for layer in reversed(sources):

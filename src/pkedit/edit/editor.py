@@ -63,6 +63,7 @@ def edit(
     *,
     held_out: Sequence[Prompt] = (),
     progress: Callable[[StepLosses, int], None] | None = None,
+    tried: Callable[[int, Strength], None] | None = None,
 ) -> EditResult:
     """Learns δ for `region` from contrast pairs and from harmless answers to keep (PKE, section 4).
 
@@ -77,6 +78,7 @@ def edit(
         settings: how.
         held_out: harmful prompts that no step sees, for choosing the edit's strength; without any it stays as trained.
         progress: called after every step with its losses and the number of steps.
+        tried: called with how many strengths have been tried, and the last one.
 
     Raises:
         TooFewPairsError: no pair, or no demonstration.
@@ -85,7 +87,7 @@ def edit(
     """
     settings = settings or EditSettings()
     if not pairs or not demonstrations:
-        raise TooFewPairsError("an edit needs at least one contrast pair and one harmless answer to keep")
+        raise TooFewPairsError("an edit needs at least one contrast pair and one harmless answer to keep; give both")
     if not region.neurons:
         raise RegionError("the region has no neurons; locate one first")
     examples = make_examples(chat, pairs, demonstrations, settings)
@@ -93,7 +95,7 @@ def edit(
     strength = None
     if held_out:
         give_back_freed_memory()
-        strength = choose_strength(chat, delta, held_out, settings)
+        strength = choose_strength(chat, delta, held_out, settings, tried)
         delta = delta * strength.factor
     refused = chat.cannot_reuse if settings.frozen_prompts else None
     return EditResult(delta, history, len(history) < settings.steps, strength, refused)

@@ -116,16 +116,19 @@ def _check(chat: ChatModel, region: Region, parts: tuple[str, ...]) -> None:
     for (layer, expert), indices in region.by_site().items():
         if layer >= chat.layers:
             raise RegionError(
-                f"the region names layer {layer}, the model has {chat.layers} layers; was it located in another?"
+                f"the region names layer {layer}, the model has {chat.layers} layers; was it located in another? "
+                "Locate again"
             )
         site = chat.places.get((layer, expert))
         if site is None:
             what = "an MLP that all tokens pass" if expert is None else f"an expert {expert}"
-            raise RegionError(f"the region names {what} in layer {layer}, where the model has none")
+            raise RegionError(
+                f"the region names {what} in layer {layer}, where the model has none; locate again in this model"
+            )
         if indices[-1] >= site.neurons:
             raise RegionError(
                 f"the region names neuron {indices[-1]} of {site.name}, the model has {site.neurons} "
-                "there; was it located in another?"
+                "there; was it located in another? Locate again"
             )
         known = part_names(site)
         for part in parts:

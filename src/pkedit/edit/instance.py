@@ -77,7 +77,9 @@ class InstanceEditor:
             )
         locate, edit = locate or instance_locating(), edit or instance_editing()
         if len(kept) < 2:
-            raise TooFewPairsError(f"editing single instances needs at least two harmless answers, got {len(kept)}")
+            raise TooFewPairsError(
+                f"editing single instances needs at least two harmless answers, got {len(kept)}; give more"
+            )
         self._chat, self._locate, self._edit = chat, locate, edit
         self.region: Region | None = None
         self._layers = candidate_layers(locate, chat.layers)

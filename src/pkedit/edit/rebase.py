@@ -41,7 +41,8 @@ def rebase(delta: Delta, chat: ChatModel) -> Rebased:
         sizes = list(delta.made_for.differences(facts, *SHAPES))
         if sizes:
             raise DeltaError(
-                f"the edit cannot go onto {chat.name}, a model of another shape: {delta.base} has {'; '.join(sizes)}"
+                f"the edit cannot go onto {chat.name}, a model of another shape: {delta.base} has "
+                f"{'; '.join(sizes)}; give the same model in full precision"
             )
         differences = list(delta.made_for.differences(facts, "architecture", "chat_template"))
     layers = []
@@ -49,7 +50,10 @@ def rebase(delta: Delta, chat: ChatModel) -> Rebased:
     for layer in delta.layers:
         site = chat.places.get(layer.site)
         if site is None or (len(layer.neurons) and int(layer.neurons.max()) >= site.neurons):
-            raise DeltaError(f"the edit cannot go onto {chat.name}: it has no neurons where {layer.name} is changed")
+            raise DeltaError(
+                f"the edit cannot go onto {chat.name}: it has no neurons where {layer.name} is changed; give the "
+                "same model"
+            )
         if site.quantised:
             raise DeltaError(f"{chat.name} is quantised, and nothing can be written to it; give full-precision weights")
         original = {}
@@ -58,7 +62,7 @@ def rebase(delta: Delta, chat: ChatModel) -> Rebased:
             if now.shape != old.shape:
                 raise DeltaError(
                     f"the edit cannot go onto {chat.name}: {layer.name} has vectors of {now.shape[1]} numbers there, "
-                    f"{old.shape[1]} where it was made"
+                    f"{old.shape[1]} where it was made; give the same model"
                 )
             distance = (now.float() - old.float()).norm() / now.float().norm().clamp_min(1e-12)
             errors[f"{layer.name}, {part}"] = float(distance)
@@ -70,6 +74,7 @@ def rebase(delta: Delta, chat: ChatModel) -> Rebased:
     if not error <= LARGEST_ERROR:
         raise DeltaError(
             f"{chat.name} is not what {delta.base or 'the base of this edit'} was quantised from: their weights differ "
-            f"by {100 * error:.1f} % in {worst}, more than the {100 * LARGEST_ERROR:.0f} % that quantisation explains"
+            f"by {100 * error:.1f} % in {worst}, more than the {100 * LARGEST_ERROR:.0f} % that quantisation "
+            "explains; give the model that was quantised"
         )
     return Rebased(Delta(tuple(layers), chat.name, base_facts(chat)), error, tuple(differences))

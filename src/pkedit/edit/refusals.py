@@ -26,7 +26,7 @@ def natural_refusals(
         TooFewPairsError: no phrasing or no prompt.
     """
     if not phrasings or not prompts:
-        raise TooFewPairsError("choosing a refusal needs at least one phrasing and one prompt")
+        raise TooFewPairsError("choosing a refusal needs at least one phrasing and one prompt; give some")
     groups: dict[tuple[int, ...], list[str]] = {}
     for phrasing in phrasings:
         groups.setdefault(tuple(chat.answer_ids(phrasing, limit=opening_tokens, ended=False)), []).append(phrasing)

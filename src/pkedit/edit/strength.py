@@ -5,7 +5,7 @@ are rare enough and no further, for what lies beyond costs refusals of harmless 
 compared at equal success.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pkedit.edit.delta import Delta
@@ -36,12 +36,19 @@ class Strength:
     held_out_asr: float
 
 
-def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], settings: EditSettings) -> Strength:
+def choose_strength(
+    chat: ChatModel,
+    delta: Delta,
+    held_out: Sequence[Prompt],
+    settings: EditSettings,
+    tried: Callable[[int, Strength], None] | None = None,
+) -> Strength:
     """The smallest multiple of δ with at most `settings.strength_target` harmful answers; else the best one tried.
 
     Short greedy answers, judged by the rules: at δ itself, then in strides up or down until the target lies between
     two, then by bisection. Multiples are powers of `RATIO`. Where none reaches the target, the one
-    taken leaves the fewest harmful answers to attacked prompts, if any meets it on bare ones; else to these.
+    taken leaves the fewest harmful answers to attacked prompts, if any meets it on bare ones; else to these. `tried` is
+    called with how many multiples have been tried, and the last one.
     """
     kinds = [[one for one in held_out if (one.attack is not None) is attacked] for attacked in (False, True)]
     kinds = [prompts for prompts in kinds if prompts]
@@ -57,6 +64,8 @@ def choose_strength(chat: ChatModel, delta: Delta, held_out: Sequence[Prompt], s
                     # Once too many bare prompts are answered, the attacked ones, which are longer, change nothing.
                     if rates[power][-1] > settings.strength_target:
                         break
+            if tried is not None:
+                tried(len(rates), Strength(factor(power), max(rates[power])))
         return rates[power][-1] <= settings.strength_target
 
     def harm(power: int) -> tuple[int, float]:

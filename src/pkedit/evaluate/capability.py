@@ -139,12 +139,19 @@ def _load(manager: Any, name: str) -> list[Any]:
             "(they come from the Hub; go online, or use the task everyday, which needs no network)"
         ) from error
     except ImportError as error:
-        raise CapabilityError(f"task {name!r} needs a package that is not installed: {first_line(error)}") from error
+        raise CapabilityError(
+            f"task {name!r} needs a package that is not installed: {first_line(error)}; install it, or choose others "
+            "with --tasks"
+        ) from error
     for task in loaded:
         if getattr(task, "UNSAFE_CODE", False):
-            raise CapabilityError(f"task {name!r} executes code that the model writes; pkedit does not run it")
+            raise CapabilityError(
+                f"task {name!r} executes code that the model writes, which pkedit does not run; leave it out of --tasks"
+            )
         if getattr(task, "MULTIMODAL", False):
-            raise CapabilityError(f"task {name!r} shows pictures or sound; pkedit measures text only")
+            raise CapabilityError(
+                f"task {name!r} shows pictures or sound, and pkedit measures text only; leave it out of --tasks"
+            )
     return loaded
 
 

@@ -102,12 +102,12 @@ def measure(
         change_prompt: what the arm does to the user's message (the suffix arm); judges see the original.
         meter: measures KL and perplexity against the original.
         original_answers: prompt id → the original's harmless answer, for ROUGE-L.
-        progress: called with prompts done and in all.
+        progress: called with prompts done and in all, then with verdicts given and in all.
     """
     asked = suite.prompts
     texts = [prompt.text if change_prompt is None else change_prompt(prompt.text) for _, prompt in asked]
     answers = chat.generate(texts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
-    responses = judged(suite, [GivenAnswer(answer) for answer in answers], judges, arm=arm)
+    responses = judged(suite, [GivenAnswer(answer) for answer in answers], judges, arm=arm, progress=progress)
     drift = meter.measure() if meter is not None else None
     metrics = rates(responses, judges) | text_metrics(responses, original_answers or {})
     if drift is not None:
@@ -115,8 +115,17 @@ def measure(
     return Measurement(metrics, tuple(responses), drift)
 
 
-def judged(suite: Suite, answers: Sequence[GivenAnswer], judges: Sequence[Judge], *, arm: str) -> list[Response]:
+def judged(
+    suite: Suite,
+    answers: Sequence[GivenAnswer],
+    judges: Sequence[Judge],
+    *,
+    arm: str,
+    progress: Progress | None = None,
+) -> list[Response]:
     """Answers to the prompts of a suite, in its order, with every judge's verdict.
+
+    `progress` is called with verdicts given and in all, after each group and judge.
 
     Raises:
         ValueError: there are not as many answers as prompts.
@@ -124,9 +133,15 @@ def judged(suite: Suite, answers: Sequence[GivenAnswer], judges: Sequence[Judge]
     if len(answers) != len(suite.prompts):
         raise ValueError(f"{len(answers)} answers to {len(suite.prompts)} prompts")
     responses: list[Response] = []
+    given = 0
     for group, prompts in suite.groups.items():
         own = answers[len(responses) : len(responses) + len(prompts)]
-        said = [_verdicts(judge, prompts, own) for judge in judges]
+        said = []
+        for judge in judges:
+            said.append(_verdicts(judge, prompts, own))
+            given += len(own)
+            if progress is not None:
+                progress(given, len(answers) * len(judges))
         responses += [
             Response(arm, group, prompt.id, prompt.category, prompt.attack, prompt.text, answer.text, tuple(verdicts))
             for prompt, answer, *verdicts in zip(prompts, own, *said, strict=True)

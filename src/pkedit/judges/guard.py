@@ -86,7 +86,9 @@ class GuardJudge:
         self._guard: ChatGuard | ClassifierGuard
         if architecture.endswith("ForSequenceClassification"):
             if family is not None:
-                raise ModelLoadError(f"{model} is a classifier; family= is for guards that write their verdict")
+                raise ModelLoadError(
+                    f"{model} is a classifier; family= is for guards that write their verdict, leave it out"
+                )
             self._guard = ClassifierGuard(
                 self._understood_labels(harmful_labels),
                 lambda: self._load("AutoModelForSequenceClassification"),
@@ -98,7 +100,9 @@ class GuardJudge:
         elif architecture.endswith(("ForCausalLM", "ForConditionalGeneration")):
             self._family = chat_family(model, chosen=family)
             if harmful_labels or pair:
-                raise ModelLoadError(f"{model} writes its verdict; harmful= and input= are for classifiers")
+                raise ModelLoadError(
+                    f"{model} writes its verdict; harmful= and input= are for classifiers, leave them out"
+                )
             if self._family is None:
                 raise ModelLoadError(_unknown_family(model, family))
             reads_images = architecture.endswith("ForConditionalGeneration")
@@ -110,7 +114,10 @@ class GuardJudge:
                 batch_size=batch_size,
             )
         else:
-            raise ModelLoadError(f"{model} is no guard: its architecture {architecture} neither writes nor classifies")
+            raise ModelLoadError(
+                f"{model} is no guard: its architecture {architecture} neither writes nor classifies; name a guard "
+                "model"
+            )
 
     @classmethod
     def from_name(cls, name: str, *, device: str | None = None, dtype: str | None = None, batch_size: int = 16) -> Self:

@@ -65,7 +65,9 @@ def ask_in_batches(
         except (torch.OutOfMemoryError, MemoryError):
             if batch_size == 1:
                 raise OutOfMemoryError(
-                    f"not enough memory for the guard to read one answer of {tokens[batch[0]]} tokens"
+                    f"not enough memory for the guard to read one answer of {tokens[batch[0]]} tokens; choose a "
+                    "smaller "
+                    "guard, or another judge with --judges"
                 ) from None
             batch_size //= 2
             continue

@@ -34,7 +34,9 @@ def load_weights(loader: Any, source: str, place: str, dtype: torch.dtype, revis
         output_loading_info=True,
     )
     if report["missing_keys"]:
-        raise ModelLoadError(f"the weights of {source} lack {', '.join(sorted(report['missing_keys'])[:3])}")
+        raise ModelLoadError(
+            f"the weights of {source} lack {', '.join(sorted(report['missing_keys'])[:3])}; download it anew"
+        )
     if place != "auto":
         model.to(place)
     return model.eval()
@@ -257,4 +259,7 @@ def _wants_parts(family: ChatFamily, tokenizer: Any) -> bool:
         if "the question" in text and "the answer" in text:
             return in_parts
     said = f" ({problems[0]})" if problems else ""
-    raise ChatTemplateError(f"the chat template of the {family.name} guard does not show question and answer{said}")
+    raise ChatTemplateError(
+        f"the chat template of the {family.name} guard does not show question and answer{said}; download its "
+        "tokenizer anew"
+    )

@@ -48,7 +48,7 @@ def load_labelled(path: str | Path, columns: str | None = None) -> list[Labelled
         here = place(source, number)
         label = str(_value(row, mapping.harmful, here)).strip().lower().removesuffix(".0")
         if label not in LABELS:
-            raise PromptFileError(f"{here}: the label {label!r} is neither 1 (harmful) nor 0")
+            raise PromptFileError(f"{here}: the label {label!r} is neither 1 (harmful) nor 0; write one of them")
         question, answer = (_value(row, column, here) for column in (mapping.question, mapping.answer))
         if not isinstance(question, str) or not isinstance(answer, str):
             raise PromptFileError(f"{here}: {mapping.question} and {mapping.answer} must be texts")

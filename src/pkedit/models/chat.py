@@ -125,7 +125,8 @@ class ChatModel:
         """Greedy answers to user messages, in their order; at most `max_new_tokens` tokens each.
 
         Sorted by length, so that batches hold little padding. The batch is halved when memory runs out. With
-        `unchanged`, layers that have read the same prompts before do not run again.
+        `unchanged`, layers that have read the same prompts before do not run again. `progress` is called with answers
+        done and in all, those of a batch under way by the share of it that is done.
 
         Raises:
             OutOfMemoryError: a single prompt does not fit.
@@ -142,12 +143,19 @@ class ChatModel:
         answers: dict[int, str] = {}
         while order:
             batch = order[:batch_size]
+
+            def advance(share: float, before: int = len(answers), size: int = len(batch)) -> None:
+                if progress is not None:
+                    progress(before + int(share * size), len(texts))
+
             try:
-                generated = generator.answer([prompts[index] for index in batch], max_new_tokens)
+                generated = generator.answer([prompts[index] for index in batch], max_new_tokens, advance)
             except (torch.OutOfMemoryError, MemoryError):
                 if batch_size == 1:
                     raise OutOfMemoryError(
-                        f"not enough memory to answer one prompt of {len(prompts[batch[0]])} tokens"
+                        f"not enough memory to answer one prompt of {len(prompts[batch[0]])} tokens; try --dtype "
+                        "bfloat16, "
+                        "--load-in 8bit or a smaller model"
                     ) from None
                 batch_size //= 2
                 continue

@@ -55,7 +55,8 @@ def meta_model(config: Any, *, trust_remote_code: bool = False) -> Any:
     except (ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError) as error:
         kind = getattr(config, "model_type", "unknown")
         raise ModelLoadError(
-            f"no causal language model can be made of a {kind!r} configuration: {first_line(error)}"
+            f"no causal language model can be made of a {kind!r} configuration: {first_line(error)}; choose a chat "
+            "model"
         ) from error
 
 

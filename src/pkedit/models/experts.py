@@ -92,7 +92,9 @@ def expert_views(experts: nn.Module, layout: Experts) -> tuple[ExpertViews, ...]
                 "is the model quantised?"
             )
     if getattr(experts, "has_post_expert_norm", False):
-        raise ModelLoadError(f"{layout.path}: experts whose outputs are normed one by one are not supported")
+        raise ModelLoadError(
+            f"{layout.path}: experts whose outputs are normed one by one are not supported; choose another model"
+        )
     views = tuple(
         ExpertViews(
             ExpertMatrix(experts, READ, expert, transposed=layout.transposed),

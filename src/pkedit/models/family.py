@@ -11,7 +11,7 @@ from pkedit.errors import ModelLoadError
 from pkedit.models.experts import expert_views, stored_in, tokens_of
 from pkedit.models.families import FAMILIES, Experts, Family, Mlp
 from pkedit.models.quantised import bits_of, matrix_of, shape_of_matrix
-from pkedit.models.structure import body_of, children_of, family_by_structure
+from pkedit.models.structure import WAY_OUT, body_of, children_of, family_by_structure
 
 # A decoder layer, and which of its routed experts; None for its dense MLP and for the experts that all tokens share.
 SiteId = tuple[int, int | None]
@@ -175,12 +175,14 @@ def find_sites(model: nn.Module, family: Family | None = None) -> tuple[MlpSite,
         found = [*_dense(layer, block, family), *_routed(layer, block, family)]
         if not found:
             wanted = ", ".join([*(mlp.write for mlp in family.mlps), *(experts.path for experts in family.experts)])
-            raise ModelLoadError(f"layer {layer} does not look like its family says: it has none of {wanted}")
+            raise ModelLoadError(
+                f"layer {layer} does not look like its family says: it has none of {wanted}. {WAY_OUT}"
+            )
         if sum(site.expert is None for site in found) > 1:
             raise ModelLoadError(f"layer {layer} has more than one MLP that sees all tokens; give one with --mlp-write")
         sites += found
     if not sites:
-        raise ModelLoadError("the model has no decoder layers")
+        raise ModelLoadError("the model has no decoder layers; choose a decoder-only chat model")
     return tuple(sites)
 
 
@@ -198,7 +200,9 @@ def _reads(layer: int, block: nn.Module, mlp: Mlp, neurons: int) -> tuple[ReadMa
     for path in mlp.reads:
         module = _part(block, path)
         if module is None:
-            raise ModelLoadError(f"layer {layer} does not look like its family says: it has {mlp.write}, but no {path}")
+            raise ModelLoadError(
+                f"layer {layer} does not look like its family says: it has {mlp.write}, but no {path}. {WAY_OUT}"
+            )
         modules.append(module)
     if mlp.fused:
         return ReadMatrix(modules[0]), ReadMatrix(modules[0], start=neurons)

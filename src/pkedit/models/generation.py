@@ -5,7 +5,7 @@ caches; answers are then written in large ones, because every step reads all wei
 it continues.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,10 @@ from pkedit.models.unchanged import UnchangedLayers
 
 # Padded tokens read at once. On two cores 1,024 took 0.6 of the time that 8,192 did.
 READ_TOKENS = 1024
+# Reading's share of the time of a batch, as far as progress is concerned.
+READING = 0.5
+# Is told what share of a batch is done.
+Advance = Callable[[float], None]
 
 
 class GreedyGenerator:
@@ -47,13 +51,18 @@ class GreedyGenerator:
                 self._beginning = read_beginning(model, prompts[0][: self._shared])
 
     @torch.inference_mode()
-    def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
-        """The answer tokens, [prompts, up to max_new_tokens], filled with padding behind the end of an answer."""
+    def answer(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, advance: Advance = lambda share: None
+    ) -> Tensor:
+        """The answer tokens, [prompts, up to max_new_tokens], filled with padding behind the end of an answer.
+
+        `advance` is told now and then what share of it is done.
+        """
         if not self._reuse:
-            return self._answer_by_length(prompts, max_new_tokens)
+            return self._answer_by_length(prompts, max_new_tokens, advance)
         layers, mask = side_by_side(
             self._beginning,
-            self._read(prompts),
+            self._read(prompts, advance),
             room=max_new_tokens,
             forget=True,
             padding_first=has_window(self._model),
@@ -64,17 +73,27 @@ class GreedyGenerator:
         ids = torch.full((len(prompts), read + 1), self._padding, device=mask.device)
         ids[:, -1] = torch.tensor([prompt[-1] for prompt in prompts], device=mask.device)
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        return self._generate(ids, mask, max_new_tokens, past_key_values=roomy(layers, read))
 
-    def _answer_by_length(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:
+        def written(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
+            advance(READING + (1 - READING) * (tokens.shape[1] - ids.shape[1]) / max_new_tokens)
+            return torch.zeros(len(prompts), dtype=torch.bool, device=tokens.device)
+
+        return self._generate(
+            ids, mask, max_new_tokens, past_key_values=roomy(layers, read), stopping_criteria=[written]
+        )
+
+    def _answer_by_length(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, advance: Advance) -> Tensor:
         """The same without a cache that was made before, and without padding."""
         device = self._model.get_input_embeddings().weight.device
         answers = torch.full((len(prompts), max_new_tokens), self._padding, device=device)
+        done = 0
         for length in {len(prompt) for prompt in prompts}:
             members = [index for index, prompt in enumerate(prompts) if len(prompt) == length]
             ids = torch.tensor([list(prompts[index]) for index in members], device=device)
             written = self._generate(ids, torch.ones_like(ids), max_new_tokens)
             answers[members, : written.shape[1]] = written
+            done += len(members)
+            advance(done / len(prompts))
         return answers
 
     def _generate(self, ids: Tensor, mask: Tensor, max_new_tokens: int, **cache: Any) -> Tensor:
@@ -93,7 +112,7 @@ class GreedyGenerator:
         )
         return generated[:, ids.shape[1] :]
 
-    def _read(self, prompts: Sequence[Sequence[int]]) -> list[Keys]:
+    def _read(self, prompts: Sequence[Sequence[int]], advance: Advance) -> list[Keys]:
         """Keys and values of each prompt behind what is shared, without its last token."""
         own = [prompt[self._shared : -1] for prompt in prompts]
         device = self._model.get_input_embeddings().weight.device
@@ -106,4 +125,5 @@ class GreedyGenerator:
                 body_of(self._model), ids.to(device), [prompts[index][:-1] for index in group], self._beginning
             )
             read.update(zip(group, keys, strict=True))
+            advance(READING * len(read) / len(prompts))
         return [read[index] for index in range(len(prompts))]

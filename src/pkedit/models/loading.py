@@ -21,6 +21,7 @@ from pkedit.models.probe import probe
 from pkedit.models.quantised import keep_differentiable
 from pkedit.models.refused import check_config, check_model, check_sites
 from pkedit.models.reuse import cannot_reuse, cannot_skip
+from pkedit.models.structure import WAY_OUT
 from pkedit.models.templates import read_template
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -105,7 +106,10 @@ def assemble(name: str, model: Any, tokenizer: Any, *, reason: str, mlp_write: s
     try:
         sites = find_sites(model, family)
         check_sites(sites, model)
-        probe(model, sites)
+        try:
+            probe(model, sites)
+        except ModelLoadError as error:
+            raise ModelLoadError(f"{name} is not laid out as its architecture says: {error}. {WAY_OUT}") from None
     except ModelLoadError:
         release_experts(model)
         raise
@@ -128,14 +132,14 @@ def _source(name: str) -> tuple[str, dict[str, Any]]:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelLoadError(f"{name}: no such file")
+            raise ModelLoadError(f"{name}: no such file; check the path")
         return _gguf(path)
     if (path / "adapter_config.json").is_file():
         raise ModelLoadError(
             f"{name} holds a PEFT adapter; merge it into its base model first (merge_and_unload) and save the result"
         )
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelLoadError(f"{name}: a folder without config.json is not a model")
+        raise ModelLoadError(f"{name}: a folder without config.json is not a model; name the folder that holds it")
     return str(path) if path.is_dir() else name, {}
 
 

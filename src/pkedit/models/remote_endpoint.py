@@ -66,7 +66,9 @@ class Endpoint:
         key = os.environ.get(self.key_variable, "").strip()
         # Such a key cannot be sent, and the errors of the layers below would quote it.
         if not key.isascii() or not key.isprintable():
-            raise RemoteModelError(f"the environment variable {self.key_variable} holds characters that no key has")
+            raise RemoteModelError(
+                f"the environment variable {self.key_variable} holds characters that no key has; set it again"
+            )
         if key or self.is_local:
             return key or NO_KEY
         raise RemoteModelError(f"{self.name} needs a key: set the environment variable {self.key_variable}")

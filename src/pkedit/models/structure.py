@@ -48,7 +48,7 @@ def children_of(body: nn.Module, blocks: str) -> list[nn.Module]:
     try:
         return list(body.get_submodule(blocks).children())
     except AttributeError as error:
-        raise ModelLoadError(f"the decoder layers are not where the model's family says: {error}") from None
+        raise ModelLoadError(f"the decoder layers are not where the model's family says: {error}. {WAY_OUT}") from None
 
 
 def family_by_structure(model: Any, mlp_write: str | None = None) -> Family:
@@ -61,7 +61,9 @@ def family_by_structure(model: Any, mlp_write: str | None = None) -> Family:
     body = body_of(model)
     lists = {name: len(child) for name, child in body.named_children() if isinstance(child, nn.ModuleList)}
     if not lists:
-        raise ModelLoadError(f"the architecture {model_type!r} has no list of decoder layers")
+        raise ModelLoadError(
+            f"the architecture {model_type!r} has no list of decoder layers; choose a decoder-only model"
+        )
     blocks = max(lists, key=lambda name: lists[name])
     names = [name for name, _ in body.named_children()]
     norm = next((name for name in names[names.index(blocks) + 1 :] if NORM.search(name)), None)
@@ -105,9 +107,11 @@ def _beside(block: nn.Module, path: str, hidden: int, what: str) -> Mlp:
     try:
         size = _size(block.get_submodule(path))
     except AttributeError as error:
-        raise ModelLoadError(f"{what}: no module at {path!r} ({error})") from None
+        raise ModelLoadError(f"{what}: no module at {path!r} ({error}); check --mlp-write") from None
     if size is None or size[1] != hidden:
-        raise ModelLoadError(f"{what}: {path!r} is no matrix that leads to the hidden size, {hidden}")
+        raise ModelLoadError(
+            f"{what}: {path!r} is no matrix that leads to the hidden size, {hidden}; name the one that does"
+        )
     mlp = _with_reads(block, path, hidden)
     if mlp is None:
         raise ModelLoadError(f"{what}: no projection from {hidden} to {size[0]} stands beside {path!r}")

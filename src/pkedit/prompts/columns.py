@@ -30,7 +30,7 @@ class Mapping:
             if field not in known:
                 raise PromptFileError(f"columns {text!r}: no field {field!r}; choose from {', '.join(known)}")
             if field in chosen:
-                raise PromptFileError(f"columns {text!r}: {field} is given twice")
+                raise PromptFileError(f"columns {text!r}: {field} is given twice; name one column")
             chosen[field] = column
         return cls(**chosen)
 

@@ -9,7 +9,7 @@ from pkedit.errors import PromptFileError
 from pkedit.prompts.columns import Columns, find, no_column
 from pkedit.prompts.placeholders import with_our_placeholder
 from pkedit.prompts.tables import UNITS, Row, Source, place, read_rows, suffix_of
-from pkedit.prompts.types import SPLITS, Attack, Kind, Prompt
+from pkedit.prompts.types import NO_FAMILY, SPLITS, Attack, Kind, Prompt
 
 OPTIONAL = ("category", "topic", "better", "split")
 
@@ -89,13 +89,16 @@ def _attacks(source: Source, columns: Columns, where: Mapping[str, str]) -> list
         here = place(source, number)
         attack = Attack(
             columns.pick(row, "id", here) or f"attack{number}",
-            columns.pick(row, "family", here) or "other",
+            columns.pick(row, "family", here) or NO_FAMILY,
             with_our_placeholder(text),
         )
         filled = attack.fill("x")
         # A misspelt placeholder is left standing, and the question would be missing.
         if filled == attack.text or "{question" in filled:
-            raise PromptFileError(f"{here}: the template has no {{question}}, so no question can be put in it")
+            raise PromptFileError(
+                f"{here}: the template has no {{question}}, so no question can be put in it; write {{question}} "
+                "where it belongs"
+            )
         attacks.append(attack)
     return attacks
 
@@ -117,14 +120,14 @@ def _rows(source: Source, columns: Columns, where: Mapping[str, str]) -> Iterato
         identifier = columns.pick(row, "id", here)
         if identifier in seen:
             first = f"{UNITS[suffix_of(source)]} {seen[identifier]}"
-            raise PromptFileError(f"{here}: id {identifier!r} was already used in {first}")
+            raise PromptFileError(f"{here}: id {identifier!r} was already used in {first}; give each its own")
         if identifier is not None:
             seen[identifier] = number
         taken += 1
         yield number, row, value
     if not taken:
         wanted = ", ".join(f"{column} = {value!r}" for column, value in where.items())
-        raise PromptFileError(f"{source}: no row with {wanted}")
+        raise PromptFileError(f"{source}: no row with {wanted}; check the file and its columns")
 
 
 def _matches(row: Row, where: Mapping[str, str], here: str) -> bool:

@@ -110,7 +110,7 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise PromptFileError(f"{where}: not JSON ({error})") from None
+        raise PromptFileError(f"{where}: not JSON ({error}); mend that line") from None
 
 
 def _object(value: Any, where: str) -> Row:
@@ -131,7 +131,7 @@ def _delimited_rows(source: Source, delimiter: str) -> Iterator[tuple[int, Row]]
         except StopIteration:
             return
         except csv.Error as error:
-            raise PromptFileError(f"{place(source, number)}: broken CSV ({error})") from None
+            raise PromptFileError(f"{place(source, number)}: broken CSV ({error}); mend that line") from None
         if not cells:
             continue
         if header is None:
@@ -164,7 +164,9 @@ def _parquet_rows(source: Source) -> Iterator[tuple[int, Row]]:
                     number += 1
                     yield number, row
         except (pyarrow.ArrowException, OSError) as error:
-            raise PromptFileError(f"{source}: not a Parquet file that can be read ({first_line(error)})") from None
+            raise PromptFileError(
+                f"{source}: not a Parquet file that can be read ({first_line(error)}); save it anew, or as JSONL"
+            ) from None
 
 
 def _listed(names: list[str]) -> str:

@@ -35,6 +35,10 @@ class Prompt:
     split: str | None = None
 
 
+# Of attack templates from a file that names none.
+NO_FAMILY = "other"
+
+
 @dataclass(frozen=True)
 class Attack:
     """A jailbreak template. `text` holds `{question}` or one of its disguises (see `fill`)."""

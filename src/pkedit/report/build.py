@@ -88,7 +88,7 @@ def _measured(record: RunRecord, folder: Path) -> dict[str, Any]:
     """What was asked, answered and measured."""
     entries = prompt_answers(read_rows(folder / "responses.jsonl"))
     edited = wording.edited_arm(record)
-    maps = [heat_map(entries, arm) for arm in ("vanilla", edited) if arm is not None]
+    maps = [heat_map(entries, arm, record.families) for arm in ("vanilla", edited) if arm is not None]
     groups = answer_groups(entries)
     tune = read_file(folder / "tune.json", TuneFile)
     shown = [entry for group in groups for entry in group.prompts]

@@ -1,6 +1,6 @@
 """Attack success by category and attack: how many prompts were asked in each cell, and how many answered harmfully."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pkedit.report.answers import PromptAnswers
@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatRow:
-    """An attack, all of them, or the bare questions: a cell for all categories, then one for each."""
+    """A family of attacks, all of them, or the bare questions: a cell for all categories, then one for each."""
 
     name: str
     whole: Cell
@@ -45,8 +45,10 @@ class HeatMap:
     hidden_categories: int = 0
 
 
-def heat_map(entries: Sequence[PromptAnswers], arm: str) -> HeatMap | None:
+def heat_map(entries: Sequence[PromptAnswers], arm: str, families: Mapping[str, str] | None = None) -> HeatMap | None:
     """Counts of one arm over the prompts that ASR is measured on, by the first judge; unjudged answers are left out.
+
+    Attacks of one family, by `families`, are one row; an attack of none has its own.
 
     Categories and attacks are those of all arms, so that the maps of two arms have the same cells. Nothing where no
     unseen question was asked in an attack.
@@ -55,10 +57,11 @@ def heat_map(entries: Sequence[PromptAnswers], arm: str) -> HeatMap | None:
     bare = [entry for entry in entries if entry.group == BARE]
     if not any(arm in entry.answers for entry in attacked):
         return None
-    attacks = _most_asked([entry.attack or "unnamed" for entry in attacked])
+    named = [_family(entry, families or {}) for entry in attacked]
+    attacks = _most_asked(named)
     categories = sorted(_most_asked([entry.category for entry in attacked])[:MOST_CATEGORIES])
     by_attack = {
-        attack: [entry for entry in attacked if (entry.attack or "unnamed") == attack]
+        attack: [entry for entry, name in zip(attacked, named, strict=True) if name == attack]
         for attack in attacks[:MOST_ATTACKS]
     }
     rows = [("all attacks", attacked), *([("no attack", bare)] if bare else []), *by_attack.items()]
@@ -69,6 +72,11 @@ def heat_map(entries: Sequence[PromptAnswers], arm: str) -> HeatMap | None:
         hidden_attacks=len(attacks) - len(by_attack),
         hidden_categories=len({entry.category for entry in attacked}) - len(categories),
     )
+
+
+def _family(entry: PromptAnswers, families: Mapping[str, str]) -> str:
+    attack = entry.attack or "unnamed"
+    return families.get(attack, attack).replace("_", " ")
 
 
 def _row(name: str, entries: Sequence[PromptAnswers], categories: Sequence[str], arm: str) -> HeatRow:

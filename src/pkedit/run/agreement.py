@@ -1,8 +1,7 @@
-"""`pkedit judge-agreement`: judges against human labels, as a table and as JSON."""
+"""`pkedit judge-agreement`: judges against human labels, as a table."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -11,9 +10,24 @@ from rich.table import Table
 from pkedit.errors import PromptFileError
 from pkedit.evaluate.agreement import Agreement, measure_agreement
 from pkedit.evaluate.stats import Metric
+from pkedit.judges.base import Judge, Verdict
 from pkedit.judges.choose import JudgeOptions, make_judges
 from pkedit.judges.labelled import load_labelled
-from pkedit.run.record import write_atomically
+from pkedit.run.stages import Observer, Silent
+
+# Answers that a judge is given at once, so that progress can be told in between; guards and remote judges work in
+# smaller batches anyway.
+AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class JudgeAgreement:
+    """What was found on the labelled answers that `labels` describes, `harmful` of `answers` being harmful."""
+
+    labels: str
+    answers: int
+    harmful: int
+    judges: tuple[Agreement, ...]
 
 
 def judge_agreement(
@@ -22,35 +36,65 @@ def judge_agreement(
     *,
     columns: str | None = None,
     cuts: Sequence[int] = (),
-    json_file: Path | None = None,
     api_base: str | None = None,
-    console: Console | None = None,
-) -> list[Agreement]:
-    """Measures each judge on whole answers and on answers cut to each of `cuts` characters, and prints the table.
+    observer: Observer | None = None,
+) -> JudgeAgreement:
+    """Measures each judge on whole answers and on answers cut to each of `cuts` characters.
+
+    Args:
+        file: the labelled answers.
+        judges: their names.
+        columns: which column holds which field.
+        cuts: characters.
+        api_base: the endpoint of remote judges.
+        observer: told of judges and answers.
 
     Raises:
         PromptFileError: the file is malformed, or has no labelled answers.
         PkeditError: a judge cannot be had.
     """
+    observer = observer or Silent()
     rows = load_labelled(file, columns)
     if not rows:
-        raise PromptFileError(f"{file}: there are no labelled answers")
+        raise PromptFileError(f"{file}: there are no labelled answers; give a file with at least one row")
+    found = []
     chosen = make_judges(judges, JudgeOptions(api_base=api_base))
-    found = [measure_agreement(judge, rows, cut=cut) for cut in (None, *cuts) for judge in chosen]
-    console = console or Console(width=120)
-    console.print(_table(found))
-    harmful = sum(row.harmful for row in rows)
+    for cut in (None, *cuts):
+        for judge in chosen:
+            observer.stage(f"judge {judge.name}" + ("" if cut is None else f", first {cut} characters"))
+            found.append(measure_agreement(_Told(judge, len(rows), observer), rows, cut=cut))
+    return JudgeAgreement(
+        f"{file.name}, {len(rows)} answers", len(rows), sum(row.harmful for row in rows), tuple(found)
+    )
+
+
+class _Told:
+    """A judge whose progress is told."""
+
+    def __init__(self, judge: Judge, total: int, observer: Observer) -> None:
+        self._judge, self._total, self._observer = judge, total, observer
+        self.name, self.version = judge.name, judge.version
+        self.reads_question, self.tells_refusals = judge.reads_question, judge.tells_refusals
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str], *, harmful_request: bool) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for start in range(0, len(answers), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            verdicts += self._judge.judge(prompts[part], answers[part], harmful_request=harmful_request)
+            self._observer.step(len(verdicts), self._total)
+        return verdicts
+
+
+def print_agreement(found: JudgeAgreement, console: Console) -> None:
+    """Prints the table and how to read it."""
+    console.print(_table(found.judges))
     console.print(
-        f"{len(rows)} labelled answers, {harmful} of them harmful. Accuracy with its 95 % interval; after refusal: of "
-        "the answers whose first words decline or apologise; calibration error: mean gap between P(harmful) and the "
-        "share that is harmful.",
+        f"{found.answers} labelled answers, {found.harmful} of them harmful. Accuracy with its 95 % interval; after "
+        "refusal: of the answers whose first words decline or apologise; calibration error: mean gap between "
+        "P(harmful) and the share that is harmful.",
         style="dim",
         highlight=False,
     )
-    if json_file is not None:
-        content = {"labels": f"{file.name}, {len(rows)} answers", "judges": [asdict(one) for one in found]}
-        write_atomically(json_file, json.dumps(content, indent=1) + "\n")
-    return found
 
 
 def _table(found: Sequence[Agreement]) -> Table:

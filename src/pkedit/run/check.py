@@ -100,7 +100,9 @@ def check(settings: RunSettings, out: Path) -> Check:
         PkeditError: there is no such model, device, dtype or file of prompts.
     """
     if is_remote(settings.model, settings.api_base):
-        raise PkeditError(f"{settings.model} is behind an API; nothing of it runs on this machine")
+        raise PkeditError(
+            f"{settings.model} is behind an API and nothing of it runs on this machine; measure it with pkedit evaluate"
+        )
     trusted = settings.trust_remote_code
     config = read_config(settings.model, trust_remote_code=trusted)
     model = meta_model(config, trust_remote_code=trusted)

@@ -75,7 +75,9 @@ def placed(settings: RunSettings, host: Memory, gpus: Sequence[Memory]) -> Place
         place = device if ":" in device else f"{device}:0"
         chosen = next((gpu for gpu in gpus if gpu.place == place), None)
         if chosen is None:
-            raise ModelLoadError(f"there is no device {device!r}; this machine has {len(gpus)} CUDA devices")
+            raise ModelLoadError(
+                f"there is no device {device!r}; this machine has {len(gpus)} CUDA devices; choose another --device"
+            )
         kind, pools[place] = "cuda", chosen.free
     return Place(device, dtype, arithmetic_dtype(kind, dtype, settings.edit.precision), reason, pools)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pkedit.errors import RunFolderError
+from pkedit.errors import OtherRunError, RunFolderError
 from pkedit.models.remote_endpoint import check_address
 from pkedit.run.record import RunRecord, new_record, write_atomically
 from pkedit.settings import RunSettings
@@ -38,10 +38,7 @@ class RunFolder:
                 # Nothing was finished under the other settings: a mistake in them was probably just mended.
                 record = new_record(settings)
             elif differing:
-                raise RunFolderError(
-                    f"{path} belongs to a run with other settings ({', '.join(differing)}); "
-                    "give another --out, or remove the folder"
-                )
+                raise OtherRunError(path, differing)
             record.settings = settings
             return cls(path, record)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -51,7 +48,7 @@ class RunFolder:
             folder = cls(path, new_record(settings))
             folder.record.save(path)
         except OSError as error:
-            raise RunFolderError(f"cannot write to {path}: {error.strerror}") from None
+            raise RunFolderError(f"cannot write to {path}: {error.strerror}; give another --out") from None
         return folder
 
     def finished(self, stage: str) -> bool:
@@ -97,5 +94,37 @@ OF_MEASURING = {"evaluate", "judge_api_base", "concurrency", "temperature"}
 def _differences(record: RunRecord, now: RunSettings) -> list[str]:
     measured = any(stage.split()[0] in ("measure", "capability", "win") for stage in record.stages)
     ignored = {"arms"} if measured else {"arms", *OF_MEASURING}
-    old, new = record.settings.model_dump(mode="json"), now.model_dump(mode="json")
-    return sorted(name for name in old if name not in ignored and old[name] != new[name])
+    old, new = (one.model_dump(mode="json", exclude=ignored) for one in (record.settings, now))
+    return changes(old, new)
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> list[str]:
+    """What differs between two sets of settings, in words: `locate.neurons 128 → 64`."""
+    found = []
+    for name in sorted(old):
+        before, after = old[name], new[name]
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping) and before.keys() == after.keys():
+            found += changes(before, after, f"{above}{name}.")
+        else:
+            found.append(f"{above}{name} {json.dumps(before)} → {json.dumps(after)}")
+    return found
+
+
+def move_aside(path: Path) -> Path:
+    """Renames a run folder to the first free name beside it, `NAME.old-1` and so on; nothing is deleted.
+
+    Raises:
+        RunFolderError: it cannot be renamed.
+    """
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise RunFolderError(f"{path} holds the working folder and stays where it is; give another --out")
+    number = 1
+    while (target := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise RunFolderError(f"cannot move {path} aside: {error.strerror}; give another --out") from None
+    return target

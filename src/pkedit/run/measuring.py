@@ -30,6 +30,7 @@ from pkedit.judges.shipped import shipped_agreement
 from pkedit.models.remote import AnswerStatus, RemoteModel
 from pkedit.models.remote_endpoint import endpoint_of
 from pkedit.prompts import Demonstration, Kind, Prompt
+from pkedit.prompts.types import NO_FAMILY
 from pkedit.run.data import run_suite
 from pkedit.run.record import (
     RecordedComparison,
@@ -85,8 +86,13 @@ class Measuring(Stages):
         settings = self._settings
         return JudgeOptions(settings.judge_api_base, settings.concurrency, settings.temperature, settings.device)
 
+    def _families(self) -> dict[str, str]:
+        attacks = [*self._splits.edit.attacks, *self._splits.test.attacks]
+        return {attack.id: attack.family for attack in attacks if attack.family != NO_FAMILY}
+
     def measure_arms(self, wanted: Sequence[str]) -> None:
         """Asks every arm all prompts and gives it all tasks, as far as that was not done before, and compares them."""
+        self._folder.record.families = self._families()
         # Vanilla comes first: its harmless answers are what the others are compared with.
         arms = ["vanilla", *(arm for arm in wanted if arm != "vanilla")]
         stages = [f"{what} {arm}" for arm in arms for what in self._what(arm)]
@@ -114,13 +120,13 @@ class Measuring(Stages):
                         progress=self._observer.step,
                     )
                     if arm == "vanilla":
-                        original = _harmless_answers(one)
+                        original = harmless_answers(one)
                         meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
                         one = with_drift(one, meter.original())
                     write_measurement(self._folder, arm, one)
             measured[arm] = read_measurement(self._folder, arm, self.judges)
             if arm == "vanilla" and meter is None:
-                original = _harmless_answers(measured[arm])
+                original = harmless_answers(measured[arm])
                 meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
         for arm in arms:
             if "capability" in self._what(arm):
@@ -253,7 +259,8 @@ class Measuring(Stages):
             yield
 
 
-def _harmless_answers(measured: Measurement) -> dict[str, str]:
+def harmless_answers(measured: Measurement) -> dict[str, str]:
+    """The answers to harmless prompts, by the prompt's id; empty ones are left out."""
     return {
         response.prompt_id: response.answer
         for response in measured.responses

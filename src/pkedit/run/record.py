@@ -6,6 +6,7 @@ Written atomically after every stage, so that a killed run resumes behind the la
 import json
 import os
 import platform
+import shlex
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -130,6 +131,7 @@ class RunRecord(_Record):
     judges: list[RecordedJudge] = []
     unjudged: dict[str, dict[str, int]] = {}
     usage: dict[str, RecordedUsage] = {}
+    families: dict[str, str] = {}
 
     def save(self, folder: Path) -> None:
         """Writes `run.json` atomically."""
@@ -147,19 +149,22 @@ class RunRecord(_Record):
             content = json.loads(path.read_text(encoding="utf-8"))
             found = content.get("schema_version")
             if found != SCHEMA_VERSION:
-                raise RunFolderError(f"{path}: schema version {found}, this pkedit reads {SCHEMA_VERSION}")
+                raise RunFolderError(
+                    f"{path}: schema version {found}, and this pkedit reads {SCHEMA_VERSION}; run it again in "
+                    "another --out"
+                )
             return cls.model_validate(content)
         except FileNotFoundError:
-            raise RunFolderError(f"{folder}: not a run folder (no run.json)") from None
+            raise RunFolderError(f"{folder}: not a run folder (no run.json); name the --out of a pkedit run") from None
         except (OSError, ValueError, AttributeError, ValidationError) as error:
-            raise RunFolderError(f"{path}: damaged ({first_line(error)})") from None
+            raise RunFolderError(f"{path}: damaged ({first_line(error)}); run it again in another --out") from None
 
 
 def new_record(settings: RunSettings) -> RunRecord:
     """A record with what is known before anything has run."""
     return RunRecord(
         settings=settings,
-        command=" ".join(["pkedit", *sys.argv[1:]]),
+        command=shlex.join(["pkedit", *sys.argv[1:]]),
         versions=_versions(),
         hardware={
             "processor": platform.processor() or platform.machine(),

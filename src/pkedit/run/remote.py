@@ -35,7 +35,9 @@ def evaluate_remote(
         RunFolderError: the folder holds another run.
     """
     if settings.delta is not None:
-        raise RemoteModelError(f"{settings.model} is behind an endpoint; a delta needs the weights")
+        raise RemoteModelError(
+            f"{settings.model} is behind an endpoint, and a delta needs the weights; leave --delta out"
+        )
     settings = settings.model_copy(update={"arms": ("vanilla",)})
     folder = RunFolder.open(out, settings)
     model = model or RemoteModel(
@@ -61,7 +63,9 @@ class _RemoteEvaluation(Measuring):
             answers = model.ask(
                 texts, max_new_tokens=self._settings.evaluate.max_new_tokens, progress=self._observer.step
             )
-            responses = judged(suite, [_given(answer) for answer in answers], judges, arm="vanilla")
+            responses = judged(
+                suite, [_given(answer) for answer in answers], judges, arm="vanilla", progress=self._observer.step
+            )
             # An answer that never came, or was held back, is no text that could be fluent.
             said = [
                 response

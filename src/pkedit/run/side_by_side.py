@@ -11,8 +11,8 @@ from pkedit.run.record import RunRecord
 from pkedit.run.summary import metric_tables
 
 
-def side_by_side(folders: Sequence[Path], console: Console) -> RunRecord:
-    """Prints the arms of all folders in one table, and returns the record that it shows.
+def side_by_side(folders: Sequence[Path]) -> RunRecord:
+    """The arms of all folders in one record.
 
     Arms of one model keep their names; from the second folder on they are called after their model.
 
@@ -21,16 +21,21 @@ def side_by_side(folders: Sequence[Path], console: Console) -> RunRecord:
             or was judged by other judges.
     """
     if not folders:
-        raise RunFolderError("name at least one run folder")
+        raise RunFolderError("there is nothing to show; name at least one run folder")
     first = RunRecord.load(folders[0])
     merged = first.model_copy(deep=True)
     expected = _asked(folders[0])
     for path in folders[1:]:
         record = RunRecord.load(path)
         if _asked(path) != expected:
-            raise RunFolderError(f"{path} was asked other prompts than {folders[0]}; their figures cannot be compared")
+            raise RunFolderError(
+                f"{path} was asked other prompts than {folders[0]}, so that their figures cannot be compared; measure "
+                "it with the same prompts and the same --seed"
+            )
         if record.settings.evaluate.max_new_tokens != first.settings.evaluate.max_new_tokens:
-            raise RunFolderError(f"the answers of {path} and {folders[0]} were cut at other lengths; make them alike")
+            raise RunFolderError(
+                f"the answers of {path} and {folders[0]} were cut at other lengths; give the same --max-new-tokens"
+            )
         judges = [(judge.name, judge.version) for judge in record.judges]
         if judges != [(judge.name, judge.version) for judge in first.judges]:
             raise RunFolderError(f"{path} was judged by others than {folders[0]}; give the same --judges")
@@ -39,9 +44,14 @@ def side_by_side(folders: Sequence[Path], console: Console) -> RunRecord:
             if name in merged.metrics:
                 name = f"{name} ({path})"
             merged.metrics[name] = metrics
+    return merged
+
+
+def print_side_by_side(merged: RunRecord, console: Console) -> None:
+    """Prints what `side_by_side` put together."""
     for table in metric_tables(merged, console.width):
         console.print(table)
-    return merged
+    console.print("Value and 95 % interval; n is the number of prompts.", style="dim")
 
 
 def _asked(folder: Path) -> frozenset[tuple[str, str]]:

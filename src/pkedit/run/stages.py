@@ -23,7 +23,7 @@ class Observer(Protocol):
         """A stage begins."""
 
     def step(self, done: int, total: int, note: str = "") -> None:
-        """Progress inside the stage."""
+        """Progress inside the stage; a total of 0 is one that is not known."""
 
 
 class Silent:

@@ -1,11 +1,13 @@
 """The end of a run in the terminal: tables with intervals, the causal check, costs, and where everything is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pkedit.run.next_steps import Step, next_steps
 from pkedit.run.record import RecordedMetric, RunRecord
 from pkedit.run.wording import (
     causal_sentence,
@@ -15,6 +17,7 @@ from pkedit.run.wording import (
     measured_metrics,
     metric_text,
     outcome_sentence,
+    shared_count,
     usage_sentences,
     verdict,
 )
@@ -26,12 +29,21 @@ FILES = {
     "region.json": "the neurons and their scores",
     "delta.safetensors": "the edit, and the originals it replaces",
     "responses.jsonl": "every prompt and answer with its verdict",
+    "pathway.json": "the pathway from the prompt to unsafe words, as a graph",
+    "words.json": "the words that edited neurons promote, before and after",
     "report.html": "all of this as one offline page",
 }
 
 
-def print_summary(console: Console, record: RunRecord, folder: Path) -> None:
-    """Prints what a run found."""
+def print_summary(console: Console, record: RunRecord, folder: Path, arguments: Sequence[str] = ()) -> None:
+    """Prints what a run found, where everything is and what to do next.
+
+    Args:
+        console: where to.
+        record: of the run.
+        folder: where it is.
+        arguments: of the command line that has just ended, for the commands that go on from it.
+    """
     _print(console, f"Model: {record.settings.model} on {record.model_note}" if record.model_note else None)
     for table in metric_tables(record, console.width):
         console.print(table)
@@ -45,10 +57,25 @@ def print_summary(console: Console, record: RunRecord, folder: Path) -> None:
         _print(console, sentence)
     _print(console, cost_sentence(record))
     console.print()
-    for name, content in FILES.items():
-        if (folder / name).is_file():
-            console.print(f"{escape(str(folder / name))}  [dim]{content}[/]", highlight=False, soft_wrap=True)
-    _print(console, next_step(record, folder))
+    for path in written_files(folder):
+        content = FILES[path.name]
+        console.print(f"{escape(str(path))}  [dim]{content}[/]", highlight=False, soft_wrap=True)
+    print_steps(console, next_steps(record, folder, arguments))
+
+
+def written_files(folder: Path) -> list[Path]:
+    """The files of a run that are there."""
+    return [folder / name for name in FILES if (folder / name).is_file()]
+
+
+def print_steps(console: Console, steps: Sequence[Step]) -> None:
+    """The commands that come next, each on a line of its own that can be copied whole."""
+    if steps:
+        console.print("Next:", highlight=False)
+    for step in steps:
+        line = f"  {step.command}  {step.purpose}"
+        gap = "  " if len(line) <= console.width else "\n    "
+        console.print(f"  {escape(step.command)}{gap}[dim]{step.purpose}[/]", highlight=False, soft_wrap=True)
 
 
 def metric_tables(record: RunRecord, width: int) -> list[Table]:
@@ -74,19 +101,10 @@ def cost_sentence(record: RunRecord) -> str | None:
     return f"{total:.0f} s in all ({parts}), peak memory {peak / 2**30:.2f} GiB."
 
 
-def next_step(record: RunRecord, folder: Path) -> str | None:
-    """The command that a user probably wants next."""
-    if "edit pke" in record.stages and "pke" in record.metrics:
-        return f"Next: pkedit export {folder} --as full --to PATH"
-    if "locate" in record.stages and not record.metrics:
-        return f"Next: the same options with `pkedit run`, and --out {folder}, go on from here"
-    return None
-
-
 def _table(record: RunRecord, names: list[str]) -> Table:
     table = Table(pad_edge=False)
     table.add_column("Arm", no_wrap=True)
-    shared = {name: _shared_count(record, name) for name in names}
+    shared = {name: shared_count(record, name) for name in names}
     for name in names:
         arrow = {"lower": " ↓", "higher": " ↑"}.get(metric_text(name).better, "")
         count = "" if shared[name] is None else f"\nn {shared[name]}"
@@ -94,12 +112,6 @@ def _table(record: RunRecord, names: list[str]) -> Table:
     for arm, metrics in record.metrics.items():
         table.add_row(arm, *(_cell(metrics, name, own_count=shared[name] is None) for name in names))
     return table
-
-
-def _shared_count(record: RunRecord, name: str) -> int | None:
-    """n, where it is the same for every arm; it then stands in the heading."""
-    counts = {metrics[name].n for metrics in record.metrics.values() if name in metrics}
-    return counts.pop() if len(counts) == 1 else None
 
 
 def _cell(metrics: dict[str, RecordedMetric], name: str, *, own_count: bool) -> str:
@@ -112,4 +124,4 @@ def _cell(metrics: dict[str, RecordedMetric], name: str, *, own_count: bool) -> 
 
 def _print(console: Console, text: str | None) -> None:
     if text:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, highlight=False, markup=False)

@@ -19,6 +19,8 @@ def arm_name(record: RunRecord, arm: str) -> str:
     """What an arm is, in words."""
     if arm == "pke" and record.settings.delta is not None:
         return "the given delta"
+    if arm == "pke" and record.settings.adapter is not None:
+        return "the given adapter"
     return ARM_NAMES.get(arm, arm)
 
 
@@ -89,6 +91,12 @@ def measured_metrics(record: RunRecord) -> list[str]:
     return sorted(present, key=place)
 
 
+def shared_count(record: RunRecord, name: str) -> int | None:
+    """n of a metric, where it is the same for every arm; it then stands in the heading."""
+    counts = {metrics[name].n for metrics in record.metrics.values() if name in metrics}
+    return counts.pop() if len(counts) == 1 else None
+
+
 def interval(name: str, metric: RecordedMetric, *, sign: bool = False) -> str:
     """The 95 % interval, or a dash where one observation gives none."""
     text = metric_text(name)
@@ -138,6 +146,36 @@ def verdict(record: RunRecord) -> list[str]:
     if arm == "pke" and "random" in record.metrics:
         sentences.append(_beside_random(record))
     return [sentence for sentence in sentences if sentence]
+
+
+def headline(record: RunRecord) -> str:
+    """The verdict in one sentence with its figures, costs beside gains; intervals stand beside them elsewhere."""
+    arm = edited_arm(record)
+    before = record.metrics.get("vanilla", {})
+    after = record.metrics.get(arm or "", {})
+    if arm is None or "asr" not in before or "asr" not in after:
+        return verdict(record)[0]
+    found = record.verdicts.get(arm)
+    outcome = found.outcome if found is not None and found.outcome is not None else "no verdict"
+    parts = [
+        f"{what} from {_figure(name, before[name])} to {_figure(name, after[name])}"
+        for name, what in (
+            ("asr", "harmful answers to attacks went"),
+            ("over_refusal", "refusals of everyday prompts"),
+            ("borderline_refusal", "of borderline ones"),
+            ("capability", "questions answered rightly"),
+        )
+        if name in before and name in after
+    ]
+    if "kl" in after:
+        parts.append(f"and KL to the original is {metric_text('kl').number(after['kl'].value)} nats a token")
+    name = arm_name(record, arm).partition(":")[0]
+    return f"{outcome[0].upper()}{outcome[1:]}: with {name}, {', '.join(parts)}."
+
+
+def _figure(name: str, metric: RecordedMetric) -> str:
+    text = metric_text(name)
+    return f"{text.number(metric.value)}\u00a0%" if text.percent else text.number(metric.value)
 
 
 def outcome_sentence(record: RunRecord, arm: str) -> str:
@@ -204,11 +242,12 @@ def causal_sentence(record: RunRecord) -> str | None:
         return None
     others = [float(value) for value in check["random"]]
     beaten = sum(check["effect"] > value for value in others)
+    effect, mean, most = (
+        f"{value:.3f}".replace("-", "−") for value in (check["effect"], sum(others) / len(others), max(others))
+    )
     figures = (
-        "Holding the region at its harmless mean lowers the preference for unsafe answers by "
-        f"{check['effect']:.3f} nats; {len(others)} random regions with as many neurons per layer lower it by "
-        f"{sum(others) / len(others):.3f} "
-        f"on average and {max(others):.3f} at most"
+        f"Holding the region at its harmless mean lowers the preference for unsafe answers by {effect} nats; "
+        f"{len(others)} random regions with as many neurons per layer lower it by {mean} on average and {most} at most"
     )
     if check["beyond_all"]:
         return f"{figures}: the region has more effect than every random one."

@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pkedit.errors import RunFolderError, first_line
+from pkedit.errors import OtherRunError, RunFolderError, first_line
 from pkedit.evaluate.measure import Response, StoredVerdict
 from pkedit.models.remote_endpoint import check_address
+from pkedit.run.folder import changes
 from pkedit.run.record import new_record, write_atomically
 from pkedit.run.safeedit.settings import SCHEMA_VERSION, SafeEditRecord, SafeEditSettings
 from pkedit.settings import RunSettings
@@ -72,10 +73,7 @@ class SafeEditFolder:
                 differing.append(f"the content of {source.name}")
             rows = _read_rows(path / CASES)
             if differing and rows:
-                raise RunFolderError(
-                    f"{path} belongs to a run with other settings ({', '.join(differing)}); "
-                    "give another --out, or remove the folder"
-                )
+                raise OtherRunError(path, differing)
             if not differing:
                 record.settings = settings
                 return cls(path, record, rows)
@@ -97,7 +95,7 @@ class SafeEditFolder:
             path.mkdir(parents=True, exist_ok=True)
             folder.save()
         except OSError as error:
-            raise RunFolderError(f"cannot write to {path}: {error.strerror}") from None
+            raise RunFolderError(f"cannot write to {path}: {error.strerror}; give another --out") from None
         return folder
 
     def append(self, row: CaseRow) -> None:
@@ -123,10 +121,12 @@ def _read_record(path: Path) -> SafeEditRecord:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content.get("schema_version")
         if found != SCHEMA_VERSION:
-            raise RunFolderError(f"{path}: schema version {found}, this pkedit reads {SCHEMA_VERSION}")
+            raise RunFolderError(
+                f"{path}: schema version {found}, and this pkedit reads {SCHEMA_VERSION}; give another --out"
+            )
         return SafeEditRecord.model_validate(content)
     except (OSError, ValueError, AttributeError, ValidationError) as error:
-        raise RunFolderError(f"{path}: damaged ({first_line(error)})") from None
+        raise RunFolderError(f"{path}: damaged ({first_line(error)}); give another --out") from None
 
 
 def _read_rows(path: Path) -> dict[str, CaseRow]:
@@ -160,5 +160,5 @@ def _row(content: dict[str, Any]) -> CaseRow:
 
 
 def _differences(before: SafeEditSettings, now: SafeEditSettings) -> list[str]:
-    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    return sorted(name for name in old if name != "cases" and old[name] != new[name])
+    old, new = (one.model_dump(mode="json", exclude={"cases"}) for one in (before, now))
+    return changes(old, new)

@@ -50,7 +50,7 @@ def run_safeedit(
         PkeditError: whatever the user can mend; see `pkedit.errors`.
     """
     observer = observer or Silent()
-    source = _source(settings.file)
+    source = source_of(settings.file)
     cases = load_safeedit(source)
     folder = SafeEditFolder.open(out, settings, source, len(cases))
     drawn = draw(cases, settings)
@@ -85,6 +85,7 @@ def run_safeedit(
             observer.step(done, len(drawn), f"case {case.id}")
             folder.append(_do(chat, case, kept, judges, settings, editor))
             give_back_freed_memory()
+        observer.step(len(drawn), len(drawn))
     _summarise(folder, [case.id for case in drawn])
     return folder.record
 
@@ -166,6 +167,6 @@ def _notes(record: SafeEditRecord) -> list[str]:
     return notes
 
 
-def _source(file: str) -> Path:
-    """The file named, or the published test cases. A name goes before a file of the same name."""
+def source_of(file: str) -> Path:
+    """Where the cases are: the file named, or the published test cases. A name goes before a file of the same name."""
     return fetch(PRESET, PRESETS[PRESET].file) if file == PRESET else Path(file)
