@@ -69,7 +69,7 @@ def register(app: typer.Typer, panel: str) -> None:
             typer.Option(
                 "--fast",
                 metavar="",
-                help="PKE reads each prompt once and trains at the tokens that decide, in 8 steps.",
+                help="PKE reads each prompt once and trains at the tokens that decide.",
             ),
         ] = False,
         out: Annotated[

@@ -7,6 +7,8 @@ a refusal suffix in the prompt, a locality loss without gradient.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+
 from pkedit.bench.figures import Ratio, StageFigures, make_row
 from pkedit.bench.measuring import Measured, measured, time_ratios
 from pkedit.bench.workbench import Workbench
@@ -19,6 +21,7 @@ from pkedit.judges.base import Judgement
 from pkedit.judges.rules import RuleJudge
 from pkedit.locate.dinm import toxic_layer, whole_layer
 from pkedit.models.chat import ChatModel
+from pkedit.models.precision import arithmetic
 from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.settings import EditSettings
 
@@ -53,6 +56,7 @@ def instance_stage(bench: Workbench) -> StageFigures:
     meter = DriftMeter(chat, watched, limit=ANSWER_TOKENS)
     names = ("PKE, one instance", "DINM as released, one instance")
     runs: dict[str, list[Measured]] = {name: [] for name in names}
+    read: list[Measured] = []
     effects: dict[str, list[Effect]] = {name: [] for name in names}
     # Once before anything is timed: kernels are made.
     editor.edit(pairs[0])
@@ -61,14 +65,20 @@ def instance_stage(bench: Workbench) -> StageFigures:
             run, delta = _measured(work, pair, bench)
             runs[name].append(run)
             effects[name].append(_effect(chat, delta, pair, meter))
+        read.append(measured(_reading(chat, pair), bench.device))
         bench.step(number + 1, len(pairs))
     tokens = len(chat.prompt_ids(pairs[0].prompt.text))
-    memory = tuple(one.memory.extra / other.memory.extra for one, other in zip(*runs.values(), strict=True))
+    ours, released = (runs[name] for name in names)
+    memory = tuple(one.memory.extra / other.memory.extra for one, other in zip(ours, released, strict=True))
     return StageFigures(
         "instance",
-        rows=tuple(make_row(name, runs[name], tokens=tokens, weight_bytes=bench.weight_bytes) for name in names),
+        rows=tuple(
+            make_row(name, own, tokens=tokens, weight_bytes=bench.weight_bytes)
+            for name, own in {**runs, "reading the prompt once": read}.items()
+        ),
         ratios=(
-            Ratio("one instance: time ÷ DINM as released", time_ratios(runs[names[0]], runs[names[1]]), MOST_TIME),
+            Ratio("one instance: time ÷ DINM as released", time_ratios(ours, released), MOST_TIME),
+            Ratio("reading the prompt once ÷ DINM as released, a floor of the above", time_ratios(read, released)),
             Ratio("one instance: memory beside the weights ÷ DINM as released", memory, MOST_MEMORY),
         ),
         notes=tuple(
@@ -119,6 +129,17 @@ def _as_released(chat: ChatModel, own: Demonstration) -> Edit:
 def _measured(work: Edit, pair: ContrastPair, bench: Workbench) -> tuple[Measured, Delta]:
     found: list[Delta] = []
     return measured(lambda: found.append(work(pair)), bench.device), found[-1]
+
+
+def _reading(chat: ChatModel, pair: ContrastPair) -> Callable[[], None]:
+    """One pass over the prompt, which any edit that learns from it has to make."""
+    ids = torch.tensor([chat.prompt_ids(pair.prompt.text)], device=chat.device)
+
+    def read() -> None:
+        with torch.inference_mode(), arithmetic(chat, EditSettings().precision):
+            chat.body(input_ids=ids, use_cache=True)
+
+    return read
 
 
 def _effect(chat: ChatModel, delta: Delta, pair: ContrastPair, meter: DriftMeter) -> Effect:

@@ -29,12 +29,12 @@ def instance_locating() -> LocateSettings:
 
 
 def instance_editing() -> EditSettings:
-    """How: few large steps, nearly a sentence of the refusal, four harmless answers in each step."""
+    """How: three large steps, nearly a sentence of the refusal, four harmless answers in each step."""
     return EditSettings(
-        steps=8,
+        steps=3,
         pairs_per_step=1,
         demonstrations_per_step=4,
-        learning_rate=0.3,
+        learning_rate=0.4,
         dropout=0.0,
         safe_tokens=12,
         harmless_tokens=2,
