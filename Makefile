@@ -1,5 +1,5 @@
 # `make run` makes a safer model from the embedded one; `make compare` sets it beside its baselines.
-.PHONY: run compare test lint clean
+.PHONY: run compare test lint docs clean
 
 run: .venv
 	.venv/bin/pkedit run --out runs/default
@@ -16,6 +16,10 @@ lint: .venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: .venv
+	# The variable silences an advertisement.
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
