@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from pkedit.errors import OtherRunError, RunFolderError
+from pkedit.errors import NotAgreedError, OtherRunError, RunFolderError
+from pkedit.models.remote_usage import Price
 from pkedit.run.folder import changes, move_aside
+from pkedit.run.record import RecordedMetric
+from pkedit.run.spending import Spending
 from pkedit.running import watched
 from pkedit.terminal import agreed, print_json
 
@@ -27,6 +30,9 @@ def test_json_has_no_nan_and_no_character_that_a_terminal_may_lack(capsys: pytes
     output = capsys.readouterr().out
     assert output.isascii()
     assert json.loads(output) == {"value": None, "path": "a/b", "text": "≥ 5 \udcff"}
+    print_json({"perplexity": RecordedMetric(value=float("inf"), n=1, low=None, high=float("nan"))})
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"perplexity": {"value": None, "n": 1, "low": None, "high": None}}
 
 
 @pytest.mark.parametrize(("answer", "expected"), [("y\n", True), ("n\n", False), ("\n", False)])
@@ -78,6 +84,26 @@ def test_a_run_of_other_settings_stays_where_it_is_unless_agreed(
     )
     assert calls == [True, True, False]
     assert (tmp_path / "run.old-1").is_dir()
+
+
+def test_what_a_run_costs_anew_is_asked_about_once_the_old_one_is_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def work(_: object) -> str:
+        if folder.exists():
+            raise OtherRunError(folder, ["seed 0 → 1"])
+        raise AssertionError("nobody agreed to pay")
+
+    def bill() -> list[Spending]:
+        # Everything was paid for in the folder that is moved aside.
+        return [] if folder.exists() else [Spending("judge", 100, 10**6, 0, Price(24.0, 24.0), known=True)]
+
+    monkeypatch.setattr("pkedit.running.agreed", lambda question, yes: "aside" in question)
+    with pytest.raises(NotAgreedError, match="24"):
+        watched(work, out=folder, bill=bill)
 
 
 def test_what_is_moved_aside_never_replaces_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,14 +49,16 @@ def watched(
             watcher.stage("start")
             prepare(verbose)
             spent = [] if bill is None else bill()
-        if spent:
-            _agree_to(spent, yes=yes)
+        _agree_to(spent, yes=yes)
         try:
             return observed(work)
         except OtherRunError as other:
             if not agreed(f"{other.happened}. Move that run aside and start anew?", yes=yes):
                 raise
             _move_aside(other.folder)
+            if bill is not None:
+                # What the other run had paid for is not there any more.
+                _agree_to(bill(), yes=yes)
         return observed(work)
 
 

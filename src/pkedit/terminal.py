@@ -5,6 +5,7 @@ No torch before `prepare`.
 
 import io
 import json
+import math
 import os
 import sys
 import warnings
@@ -31,7 +32,16 @@ def print_json(value: Any) -> None:
     """Prints one JSON document, in ASCII, so that no terminal's encoding can break it. NaN and Inf become null."""
     from pydantic_core import to_jsonable_python
 
-    typer.echo(json.dumps(to_jsonable_python(value, inf_nan_mode="null"), indent=1, allow_nan=False))
+    typer.echo(json.dumps(_finite(to_jsonable_python(value)), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """NaN and Inf as None, those inside pydantic models too."""
+    if isinstance(value, dict):
+        return {key: _finite(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_finite(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def agreed(question: str, *, yes: bool) -> bool:

@@ -10,7 +10,7 @@ import typer
 from pkedit.errors import PkeditError
 from pkedit.options import examples, with_run_options
 from pkedit.running import watched
-from pkedit.terminal import messages, print_json, results
+from pkedit.terminal import print_json, results
 from pkedit.tune import CHOSEN
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _search_and_measure(
 
         if not verbose:
             optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with SearchView(watcher, messages()) as view:
+        with SearchView(watcher, watcher.console) as view:
             found = search(settings, out, trials=trials, minutes=minutes, observer=view)
         return found, measure_chosen(found, out, observer=watcher)
 

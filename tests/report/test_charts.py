@@ -18,7 +18,7 @@ from pkedit.report.curves import curve_charts
 from pkedit.report.files import PathwayFile, RegionFile, TuneFile
 from pkedit.report.heat import Cell, heat_map
 from pkedit.report.labels import Box, place_labels
-from pkedit.report.layers import neuron_map, region_profiles
+from pkedit.report.layers import block_profiles, neuron_map, region_profiles
 from pkedit.report.pathway_graph import pathway_chart
 from pkedit.report.trade_off import front_charts, trade_offs
 
@@ -162,6 +162,22 @@ def test_profiles_have_a_bar_a_layer_and_fill_those_of_the_region() -> None:
     for chart in charts:
         assert str(chart.svg).count('class="column pale"') == 2
         assert str(chart.svg).count('class="column"') == 1
+
+
+def test_weight_change_is_drawn_only_where_it_is_known_and_says_its_steps() -> None:
+    one, several = (region_profiles(RegionFile.model_validate(region()), steps)[0].caption for steps in (1, 4))
+    assert "How far one step of gradient descent" in one
+    assert "How far 4 steps of gradient descent" in several
+    without = region()
+    without["layer_weight_change"] = []
+    without["layer_totals"]["weight_tracking"] = [1.0, 2.0, 3.0]
+    titles = [chart.title for chart in region_profiles(RegionFile.model_validate(without))]
+    assert titles == ["Pathway contribution", "Utility"]
+
+
+def test_no_alternative_text_says_by_layer_twice() -> None:
+    for chart in block_profiles(PathwayFile.model_validate(pathway())):
+        assert str(chart.svg).count("by layer") == 1
 
 
 def test_the_map_has_a_dot_for_every_neuron_up_to_the_width_of_the_layer() -> None:

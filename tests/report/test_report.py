@@ -201,3 +201,28 @@ def test_pkedit_report_rebuilds_the_page_where_torch_cannot_be_imported(tmp_path
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "report.html")
     assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("verb", "changes"),
+    [
+        ("run", {}),
+        ("locate", {"metrics": {}, "edits": {}}),
+        ("edit", {"metrics": {}}),
+        ("evaluate", {"metrics": {"vanilla": {"asr": metric(0.9)}}, "edits": {}}),
+        ("evaluate", {"settings": RunSettings(delta="delta.safetensors"), "edits": {}}),
+    ],
+)
+def test_the_settings_are_to_be_run_by_the_command_that_did_what_was_done(
+    tmp_path: Path, verb: str, changes: dict[str, Any]
+) -> None:
+    # The command of a run's first call is not always that of its last.
+    folder = make_run(tmp_path, command="pkedit locate --out r", **changes)
+    assert f"pkedit {verb} --settings settings.json" in build_report(folder).read_text(encoding="utf-8")
+
+
+def test_a_figure_says_both_numbers_of_prompts_where_they_differ(tmp_path: Path) -> None:
+    metrics = record().metrics
+    metrics["pke"]["asr"] = metric(0.1, 60)
+    page = build_report(make_run(tmp_path, metrics=metrics)).read_text(encoding="utf-8")
+    assert f"n {metrics['vanilla']['asr'].n} → 60" in page

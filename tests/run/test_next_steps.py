@@ -59,6 +59,12 @@ def test_what_is_no_better_is_not_to_be_shipped(verdict: str | None, expected: l
     assert [shlex.split(command)[1] for command in found] == expected
 
 
+def test_an_edit_that_was_given_is_not_in_the_folder_to_be_talked_to() -> None:
+    for given in ({"delta": "delta.safetensors"}, {"adapter": "a", "engine": "vllm"}):
+        found = commands(next_steps(record(arms=("vanilla", "pke"), verdict="safer", **given), FOLDER))
+        assert found == ["pkedit table 'runs/my run' OTHER"]
+
+
 def test_behind_a_model_that_was_only_measured() -> None:
     (found,) = commands(next_steps(record(arms=("vanilla",), model="some/model"), FOLDER))
     assert found == "pkedit run some/model --out runs/NAME"

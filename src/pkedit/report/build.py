@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from pkedit.report.trade_off import front_charts, trade_offs
 from pkedit.run.record import RecordedComparison, RunRecord, write_atomically
 
 TOP_NEURONS, TOP_EDGES = 12, 20
-COMMANDS = ("run", "locate", "edit", "evaluate")
 
 
 def build_report(folder: str | Path) -> Path:
@@ -52,8 +52,9 @@ def build_report(folder: str | Path) -> Path:
     return path
 
 
+@cache
 def _environment() -> Environment:
-    """Templates in which every text is made visible, then escaped."""
+    """Templates in which every text is made visible, then escaped; compiled once, for a run writes many reports."""
     environment = Environment(
         loader=PackageLoader("pkedit.report", "page"),
         autoescape=True,
@@ -127,7 +128,7 @@ def _explained(record: RunRecord, folder: Path) -> dict[str, Any]:
     return {
         "region": region,
         "top": region.neurons[:TOP_NEURONS] if region else [],
-        "profiles": region_profiles(region) if region else [],
+        "profiles": region_profiles(region, record.settings.locate.probe_steps) if region else [],
         "map": neuron_map(region, _neurons_per_layer(record, region)) if region else None,
         "pathway": pathway,
         "graph": pathway_chart(pathway) if pathway else None,
@@ -144,16 +145,26 @@ def _explained(record: RunRecord, folder: Path) -> dict[str, Any]:
 def _made(record: RunRecord) -> dict[str, Any]:
     """How the run was made, and how to make it again."""
     settings = record.settings.model_dump(mode="json")
-    words = record.command.split()
     return {
         "settings": settings,
         "settings_file": json.dumps(settings, indent=1),
-        "verb": words[1] if len(words) > 1 and words[1] in COMMANDS else "run",
+        "verb": _verb(record),
         "usage": wording.usage_sentences(record),
         "seconds": sum(stage.seconds for stage in record.stages.values()),
         "slowest": max((stage.seconds for stage in record.stages.values()), default=0.0),
         "peak": max((stage.peak_memory for stage in record.stages.values()), default=0),
     }
+
+
+def _verb(record: RunRecord) -> str:
+    """The command that does with these settings what was done."""
+    settings = record.settings
+    given = settings.delta is not None or settings.adapter is not None or settings.engine != "transformers"
+    if given or list(record.metrics) == ["vanilla"]:
+        return "evaluate"
+    if record.metrics:
+        return "run"
+    return "edit" if record.edits else "locate"
 
 
 def _held(sentence: str) -> str:

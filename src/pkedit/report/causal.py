@@ -23,7 +23,9 @@ def causal_chart(check: Mapping[str, Any]) -> Chart:
     limits = min(everything) - air, max(everything) + air
     canvas = Canvas(limits, (-0.42, 1.58), STRIP)
     canvas.axes(ticks(*limits, 6), (), "fall of the log-likelihood, nats per weighted token", "")
-    canvas.line((0.0, -0.42), (0.0, 1.58), "axis")
+    for height in (0.0, 1.0):
+        # Below the strip's heading.
+        canvas.line((0.0, height - 0.42), (0.0, height + 0.38), "axis")
     words = {"unsafe": "Preference for unsafe answers", "harmless": "Likelihood of harmless answers"}
     for height, name, own, others in rows:
         canvas.line((limits[0], height), (limits[1], height), "grid")

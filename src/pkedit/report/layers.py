@@ -13,16 +13,22 @@ MOST_NEURONS = 3000
 IN_REGION = "The bars in full colour are layers with neurons of the region."
 
 
-def region_profiles(region: RegionFile) -> list[Chart]:
-    """Weight change, pathway contribution and utility of every layer, as far as the region's file has them."""
+def region_profiles(region: RegionFile, steps: int = 1) -> list[Chart]:
+    """Weight change, pathway contribution and utility of every layer, as far as the region's file has them.
+
+    Args:
+        region: what to draw.
+        steps: of gradient descent, behind which weights were compared with those before.
+    """
+    descent = "one step" if steps == 1 else f"{steps} steps"
     totals = region.layer_totals
     profiles = (
         (
             "Weight change",
-            region.layer_weight_change or totals.get("weight_tracking"),
+            region.layer_weight_change,
             "‖W after − W before‖",
-            "How far one step of gradient descent towards harmful answers moves each layer's write matrix (Frobenius "
-            "norm). High: the layer holds much of what makes them likelier.",
+            f"How far {descent} of gradient descent towards harmful answers would move each layer's write matrix "
+            "(Frobenius norm). High: the layer holds much of what makes them likelier.",
         ),
         (
             "Pathway contribution",
@@ -54,8 +60,8 @@ def block_profiles(pathway: PathwayFile) -> list[Chart]:
     return [
         profile_chart(title, values, "contribution to M, nats", f"{words} {read}", limits=limits)
         for title, values, words in (
-            ("Attention by layer", pathway.attention, "What each layer's attention contributes."),
-            ("MLP by layer", pathway.mlp, "What all neurons of each layer contribute together."),
+            ("Attention", pathway.attention, "What each layer's attention contributes."),
+            ("MLP", pathway.mlp, "What all neurons of each layer contribute together."),
         )
         if values
     ]

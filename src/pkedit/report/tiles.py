@@ -14,7 +14,10 @@ BAR = Frame(width=220, height=40, left=9, right=9, top=4, bottom=4)
 
 @dataclass(frozen=True)
 class Tile:
-    """One metric: its text before and after, the arm without an edit absent where it was not measured."""
+    """One metric: its text before and after, the arm without an edit absent where it was not measured.
+
+    `n`: of both, or before → after where answers were left unjudged.
+    """
 
     name: str
     label: str
@@ -23,7 +26,7 @@ class Tile:
     after: str
     before_interval: str
     after_interval: str
-    n: int
+    n: str
     bar: Markup | None
 
 
@@ -49,7 +52,7 @@ def tiles(record: RunRecord) -> list[Tile]:
                 f"{text.number(after[name].value)}{unit}",
                 "" if own is None else interval(name, own),
                 interval(name, after[name]),
-                after[name].n,
+                str(after[name].n) if own is None or own.n == after[name].n else f"{own.n} → {after[name].n}",
                 _bar(name, own, after[name], arm or "vanilla") if text.percent else None,
             )
         )

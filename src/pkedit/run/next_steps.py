@@ -34,6 +34,8 @@ def next_steps(record: RunRecord, folder: Path, arguments: Sequence[str] = ()) -
         return _unfinished(record, folder, arguments)
     if "pke" not in record.metrics:
         return _without_edit(record, own)
+    if record.settings.delta is not None or record.settings.adapter is not None:
+        return [Step(f"pkedit table {own} OTHER", "set it beside other runs that were asked the same")]
     chat = Step(f"pkedit chat {own}", "talk to the model with and without the edit")
     export = Step(f"pkedit export {own} --as full --to PATH", "save the edited model")
     again = Step(f"pkedit tune {shlex.quote(record.settings.model)}", "search for a better trade-off")

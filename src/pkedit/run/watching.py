@@ -66,6 +66,11 @@ class Watcher:
         )
         self._stack = ExitStack()
 
+    @property
+    def console(self) -> Console:
+        """Where it shows. Whoever shows more at the same time does it there, for two consoles overwrite each other."""
+        return self._console
+
     def __enter__(self) -> "Watcher":
         self._stack.enter_context(redirect_stdout(sys.stderr))
         if self._hears:
