@@ -14,14 +14,14 @@ ROOT = Path(pkedit.__file__).parent
 ROWS = (
     (
         *("cli", "bench_cli", "chat_cli", "check_cli", "export_cli", "judges_cli", "safeedit_cli", "tune_cli"),
-        *("options", "completion", "running", "stopping", "failures", "terminal"),
+        *("options", "completion", "running", "failures", "terminal"),
     ),
     ("bench", "talk", "tune"),
     ("report",),
     ("run",),
     ("locate", "edit", "evaluate", "export"),
     ("judges", "models", "prompts"),
-    ("settings", "errors", "callable"),
+    ("settings", "errors", "callable", "stopping", "visible"),
 )
 # What a run leaves behind is read by all who show or ship it, so its record stands beside the settings.
 RECORD = {"pkedit.run.record", "pkedit.run.wording"}
@@ -65,7 +65,7 @@ def test_a_module_imports_only_from_its_own_row_and_below(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if module_of(path).startswith("pkedit.report")], ids=module_of)
 def test_the_report_depends_on_the_run_record_alone(path: Path) -> None:
     others = {name for name in imported(path) if not name.startswith("pkedit.report")}
-    assert others <= {"pkedit.errors", *RECORD}
+    assert others <= {"pkedit.errors", "pkedit.visible", *RECORD}
 
 
 def test_only_the_hooks_module_registers_hooks() -> None:

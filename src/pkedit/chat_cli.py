@@ -1,15 +1,17 @@
 """`pkedit chat` and `pkedit serve` on the command line. Their help answers before torch is imported."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from pkedit.completion import DEVICES, models, one_of, run_folders
+from pkedit.completion import models, run_folders
 from pkedit.errors import TalkError
+from pkedit.options import ChatTemplate, Device, TrustRemoteCode, Verbose, examples
+from pkedit.stopping import stoppable
+from pkedit.terminal import prepare
 
 if TYPE_CHECKING:
     from pkedit.talk.subject import Subject
@@ -24,20 +26,19 @@ Model = Annotated[
 ]
 Scale = Annotated[float, typer.Option(min=0, max=4, help="Strength of the edit to begin with; 0 is none.")]
 Tokens = Annotated[int, typer.Option("--max-tokens", min=1, help="An answer is cut here.")]
-Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda, cuda:1 or auto; the run's own by default.", autocompletion=one_of(*DEVICES)),
-]
-Template = Annotated[
-    Path | None, typer.Option("--chat-template", help="With --delta: Jinja file, where the tokenizer has none.")
-]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the libraries' own messages.")]
 
 
-def register(app: typer.Typer, prepare: Callable[[bool], None]) -> None:
-    """Adds the commands to `app`. `prepare` is called first, with whether the libraries may speak."""
+def register(app: typer.Typer, panel: str) -> None:
+    """Adds the commands to `app`, under this heading of its help."""
 
-    @app.command("chat")
+    @app.command(
+        "chat",
+        rich_help_panel=panel,
+        epilog=examples(
+            ("pkedit chat runs/default", "/help there lists what can be typed beside questions"),
+            ("pkedit chat --delta delta.safetensors --scale 0.5", "an edit's file, at half its strength"),
+        ),
+    )
     def _chat(
         folder: Folder = None,
         delta: DeltaFile = None,
@@ -45,18 +46,27 @@ def register(app: typer.Typer, prepare: Callable[[bool], None]) -> None:
         scale: Scale = 1.0,
         limit: Tokens = 200,
         device: Device = None,
-        chat_template: Template = None,
+        chat_template: ChatTemplate = None,
+        trust_remote_code: TrustRemoteCode = False,
         verbose: Verbose = False,
     ) -> None:
-        """Talk to the model and to its edited self side by side, in the terminal."""
+        """Talk to the model and to its edited self side by side, in the terminal.
+
+        A run's model is opened as in the run, on the same device unless another is given.
+        """
         _one_of(folder, delta, model, chat_template)
-        prepare(verbose)
-        from pkedit.talk.terminal import chat_in_terminal
+        with stoppable():
+            prepare(verbose)
+            from pkedit.talk.terminal import chat_in_terminal
 
-        subject = _subject(folder, delta, model, device, chat_template)
-        chat_in_terminal(subject, Console(), limit=limit, strength=scale)
+            subject = _subject(folder, delta, model, device, chat_template, trust_remote_code)
+            chat_in_terminal(subject, Console(), limit=limit, strength=scale)
 
-    @app.command("serve")
+    @app.command(
+        "serve",
+        rich_help_panel=panel,
+        epilog=examples(("pkedit serve runs/default --port 8000", "a page at http://127.0.0.1:8000, until Ctrl-C")),
+    )
     def _serve(
         folder: Folder = None,
         delta: DeltaFile = None,
@@ -66,20 +76,24 @@ def register(app: typer.Typer, prepare: Callable[[bool], None]) -> None:
         scale: Annotated[float, typer.Option(min=0, max=1.5, help="Strength of the edit to begin with.")] = 1.0,
         limit: Tokens = 200,
         device: Device = None,
-        chat_template: Template = None,
+        chat_template: ChatTemplate = None,
+        trust_remote_code: TrustRemoteCode = False,
         verbose: Verbose = False,
     ) -> None:
         """The same on a local web page, with the neurons that fired. Needs the extra `serve`."""
         _one_of(folder, delta, model, chat_template)
-        from pkedit.talk.web import check_free, require_gradio, serve
+        with stoppable():
+            from pkedit.talk.web import check_free, require_gradio, serve
 
-        require_gradio()
-        check_free(host, port)
-        prepare(verbose)
-        subject = _subject(folder, delta, model, device, chat_template)
-        serve(
-            subject, host=host, port=port, limit=limit, strength=scale, tell=lambda line: print(line, file=sys.stderr)
-        )
+            require_gradio()
+            check_free(host, port)
+            prepare(verbose)
+            subject = _subject(folder, delta, model, device, chat_template, trust_remote_code)
+            serve(subject, host=host, port=port, limit=limit, strength=scale, tell=_tell)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _one_of(folder: Path | None, delta: Path | None, model: str | None, chat_template: Path | None) -> None:
@@ -95,12 +109,17 @@ def _one_of(folder: Path | None, delta: Path | None, model: str | None, chat_tem
 
 
 def _subject(
-    folder: Path | None, delta: Path | None, model: str | None, device: str | None, chat_template: Path | None
+    folder: Path | None,
+    delta: Path | None,
+    model: str | None,
+    device: str | None,
+    chat_template: Path | None,
+    trusted: bool,
 ) -> "Subject":
     from pkedit.talk.subject import open_delta, open_run
 
     with Console(stderr=True).status("loading the model …"):
         if folder is not None:
-            return open_run(folder, device=device)
+            return open_run(folder, device=device, trust_remote_code=trusted)
         assert delta is not None
-        return open_delta(delta, model, device=device, chat_template=chat_template)
+        return open_delta(delta, model, device=device, chat_template=chat_template, trust_remote_code=trusted)

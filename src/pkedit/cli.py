@@ -20,7 +20,7 @@ from pkedit.failures import failure
 from pkedit.options import MEASURING, Json, examples, with_run_options
 from pkedit.running import watched
 from pkedit.stopping import INTERRUPTED, TERMINATED, Stopped, stopped_message, terminated_as_interrupted
-from pkedit.terminal import prepare, print_json, results, unbreakable_streams
+from pkedit.terminal import print_json, results, unbreakable_streams
 
 if TYPE_CHECKING:
     from pkedit.run.record import RunRecord
@@ -180,9 +180,7 @@ def _table(
         print_side_by_side(merged, results())
 
 
-chat_cli.register(app, prepare)
-for command in app.registered_commands:
-    command.rich_help_panel = command.rich_help_panel if isinstance(command.rich_help_panel, str) else SHIP
+chat_cli.register(app, SHIP)
 judges_cli.register(app, COMPARE)
 safeedit_cli.register(app, COMPARE)
 bench_cli.register(app, COMPARE)
@@ -218,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if code in (INTERRUPTED, TERMINATED):
             message = stopped_message(given, code, None)
     except Stopped as stopped:
-        message, code = stopped_message(given, stopped.code, stopped.out), stopped.code
+        message, code = stopped_message(given, stopped.code, stopped.out, stopped.left), stopped.code
     except (KeyboardInterrupt, typer.Abort):
         message, code = stopped_message(given, INTERRUPTED, None), INTERRUPTED
     except Exception as error:  # noqa: BLE001 - told in one line, a bug with its traceback in a file

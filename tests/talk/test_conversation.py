@@ -1,5 +1,8 @@
 """Both sides answer as the model alone and the exported model would; each remembers, and nothing else changes."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from pkedit.settings import RunSettings
 from pkedit.talk.answer import Answer
 from pkedit.talk.conversation import BOTH, Conversation, Side
 from pkedit.talk.subject import Subject, open_delta, open_run
+from pkedit.talk.terminal import _interrupting
 from tiny import SYSTEM_TEMPLATE, changed_weights, leftovers, make_chat, snapshot
 
 # As templates of real models do: what was read and said is the beginning of the next prompt.
@@ -180,6 +184,55 @@ def test_a_stopped_answer_stays_as_far_as_it_went() -> None:
     assert not list(answers)
     assert conversation.exchanges(Side.BASE)[-1].answer == so_far[Side.BASE]
     assert not conversation.exchanges(Side.BASE)[-1].finished
+
+
+def test_ctrl_c_at_any_moment_stops_and_never_waits_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = talk(make_subject())
+    original = Answer.text.fget
+    assert original
+    read = []
+
+    def interrupted(answer: Answer) -> str:
+        # Where the texts are handed on, the conversation is locked by this very thread.
+        read.append(answer)
+        if len(read) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(answer)
+
+    monkeypatch.setattr(Answer, "text", property(interrupted))
+
+    def waited_too_long(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, waited_too_long)
+    signal.alarm(5)
+    try:
+        with _interrupting(conversation.stop):
+            shown = list(conversation.ask(QUESTION))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(shown) == 1
+    assert len(read) == 3
+
+
+def test_a_stop_from_another_thread_waits_until_the_texts_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = talk(make_subject())
+    original = Answer.text.fget
+    assert original
+    stopped = threading.Event()
+    thread = threading.Thread(target=lambda: (conversation.stop(), stopped.set()))
+
+    def stopping(answer: Answer) -> str:
+        if not thread.ident:
+            thread.start()
+        assert not stopped.wait(0.05)
+        return original(answer)
+
+    monkeypatch.setattr(Answer, "text", property(stopping))
+    list(conversation.ask(QUESTION))
+    thread.join(5)
+    assert stopped.is_set()
 
 
 def test_a_new_question_ends_the_answer_before_it() -> None:

@@ -12,6 +12,8 @@ from rich.console import Console
 from talking import LIMIT, QUESTION, make_run, make_subject, plain
 
 from pkedit.cli import main
+from pkedit.stopping import TERMINATED, Terminated
+from pkedit.talk import terminal as talk_terminal
 from pkedit.talk import web
 from pkedit.talk.subject import Subject
 from pkedit.talk.terminal import chat_in_terminal
@@ -137,7 +139,7 @@ def test_escape_sequences_and_markup_in_an_answer_are_shown_not_obeyed(
     evil = "\x1b[31m\x1b]0;title\x07 [bold]x[/bold] \u202eabc"
     monkeypatch.setattr(type(subject.chat.tokenizer), "decode", lambda *_, **__: evil)
     text = chatting([QUESTION], subject=subject, terminal=terminal)
-    assert "␛[31m␛]0;title␇ [bold]x[/bold] �abc" in text
+    assert "␛[31m␛]0;title␇ [bold]x[/bold] ⟦U+202E⟧abc" in text
     assert "\x1b[31m" not in text
     assert not {"\x07", "\u202e"} & set(text)
 
@@ -179,6 +181,95 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(monkeypatch: pytest.Monkey
     assert "base: " in text
     assert not changed_weights(subject.chat.model, before)
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def interrupting_once(original: Callable[..., object]) -> Callable[..., object]:
+    """The function, which Ctrl-C reaches after its first call has begun."""
+    calls: list[object] = []
+
+    def interrupted(*given: object, **options: object) -> object:
+        calls.append(given)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*given, **options)
+
+    return interrupted
+
+
+@pytest.mark.parametrize("method", ["_prepared", "_print"])
+def test_ctrl_c_beside_the_writing_of_an_answer_does_not_end_the_chat(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = talk_terminal._Chat if method == "_print" else talk_terminal.Conversation
+    monkeypatch.setattr(owner, method, interrupting_once(getattr(owner, method)))
+    text = chatting([QUESTION, "w7"], limit=2)
+    assert "/quit or Ctrl-D leaves" in text
+    assert "> w7\nbase: " in text
+
+
+@pytest.mark.parametrize("command", ["/reset", "/scale 0.5", "/help", "/base", "/scle"])
+def test_ctrl_c_during_a_command_does_not_end_the_chat(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first line of all is said before anything is asked.
+    subject = make_subject()
+    original = talk_terminal._Chat._say
+    interrupted = interrupting_once(original)
+    begun: list[str] = []
+
+    def say(chat: object, text: str) -> None:
+        begun.append(text)
+        (original if len(begun) == 1 else interrupted)(chat, text)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(talk_terminal._Chat, "_say", say)
+    text = chatting([command, QUESTION], subject=subject, limit=2)
+    assert "/quit or Ctrl-D leaves" in text
+    assert f"> {QUESTION}\n" in text
+
+
+def test_ctrl_c_while_it_is_answered_does_not_end_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = talk_terminal._Chat._say
+    told: list[str] = []
+
+    def say(chat: talk_terminal._Chat, text: str) -> None:
+        if "Ctrl-D leaves" in text:
+            told.append(text)
+            if len(told) < 3:
+                os.kill(os.getpid(), signal.SIGINT)
+        original(chat, text)
+
+    monkeypatch.setattr(talk_terminal._Chat, "_say", say)
+    text = chatting([KeyboardInterrupt, QUESTION], limit=2)
+    assert text.count("Ctrl-D leaves") == 1
+    assert f"> {QUESTION}\n" in text
+
+
+def test_sigterm_at_the_prompt_ends_the_chat() -> None:
+    with pytest.raises(Terminated):
+        chatting([Terminated, QUESTION])
+
+
+def test_sigterm_ends_the_command_with_its_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminating(io.StringIO):
+        def readline(self, _: int | None = -1, /) -> str:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return f"{QUESTION}\n"
+
+    monkeypatch.setattr(sys, "stdin", Terminating())
+    with pytest.raises(SystemExit) as stopped:
+        main(["chat", str(make_run(tmp_path))])
+    assert stopped.value.code == TERMINATED
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+
+
+def test_a_byte_that_is_no_character_is_read_as_a_replacement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"w3 \xff w14\n"), encoding="utf-8"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["chat", str(make_run(tmp_path)), "--max-tokens", "2"])
+    assert stopped.value.code == 0
+    assert "> w3 \ufffd w14\nbase: " in capsys.readouterr().out
 
 
 def test_the_command_talks_to_a_run_folder_through_pipes(

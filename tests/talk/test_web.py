@@ -13,6 +13,7 @@ from talking import LIMIT, QUESTION, make_subject, plain
 from pkedit.errors import TalkError
 from pkedit.run.data import read_splits
 from pkedit.settings import RunSettings
+from pkedit.stopping import Terminated
 from pkedit.talk import page, web
 from pkedit.talk.conversation import Conversation, Side
 from pkedit.talk.examples import examples
@@ -163,7 +164,7 @@ def test_text_of_users_and_models_is_shown_and_never_run() -> None:
     html = page.pane(conversation, Side.BASE, writing=False) + page.head(EVIL)
     found = Words(html)
     assert set(found.tags) == {"section", "h2", "small", "div", "p", "h1"}
-    assert found.text.count(EVIL.replace("\u202e", "�")) == 3
+    assert found.text.count(EVIL.replace("\u202e", "⟦U+202E⟧")) == 3
     # The page's own templates would read these.
     assert "{{" not in html
     assert "${" not in html
@@ -222,7 +223,8 @@ def test_a_place_where_nothing_can_be_served_is_one_line(host: str) -> None:
         web.check_free(host, taken.getsockname()[1])
 
 
-def test_listening_elsewhere_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def served_until(ended: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Where the page is served, without a server, and whether it was closed; waiting ends by this."""
     pytest.importorskip("gradio", reason="the extra `serve` is not installed")
     served: dict[str, Any] = {}
 
@@ -232,11 +234,23 @@ def test_listening_elsewhere_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> No
 
     class Ended:
         def wait(self) -> None:
-            raise KeyboardInterrupt
+            raise ended
 
     monkeypatch.setattr(web, "make_page", lambda _: Page())
     monkeypatch.setattr(web, "launch", lambda _, **where: served.update(where) or "http://there/")
     monkeypatch.setattr(web.threading, "Event", Ended)
+    return served
+
+
+def test_sigterm_closes_the_page_and_is_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = served_until(Terminated, monkeypatch)
+    with pytest.raises(Terminated):
+        web.serve(make_subject(), host="127.0.0.1", port=1, limit=2, strength=1.0, tell=lambda _: None)
+    assert served["closed"]
+
+
+def test_listening_elsewhere_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = served_until(KeyboardInterrupt, monkeypatch)
     for host, warned in (("127.0.0.1", False), ("0.0.0.0", True)):
         told: list[str] = []
         web.serve(make_subject(), host=host, port=1, limit=2, strength=1.0, tell=told.append)

@@ -20,10 +20,11 @@ from pkedit.report.files import PathwayFile, RegionFile, TuneFile, WordsFile, re
 from pkedit.report.heat import heat_map
 from pkedit.report.layers import block_profiles, neuron_map, region_profiles
 from pkedit.report.pathway_graph import drawn_edges, name_of, pathway_chart
-from pkedit.report.text import shortened, visible
+from pkedit.report.text import shortened
 from pkedit.report.tiles import tiles
 from pkedit.report.trade_off import front_charts, trade_offs
 from pkedit.run.record import RecordedComparison, RunRecord, write_atomically
+from pkedit.visible import visible
 
 TOP_NEURONS, TOP_EDGES = 12, 20
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pkedit.report.labels import Box, nearest
-from pkedit.report.text import visible
+from pkedit.visible import visible
 
 FAR = 22.0
 

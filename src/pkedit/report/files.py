@@ -15,7 +15,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Neuron(_File):
@@ -26,11 +26,13 @@ class Neuron(_File):
     expert: int | None = None
     score: Finite
     ranks: dict[str, Finite] = {}
+    values: dict[str, Finite] = {}
 
 
 class RegionFile(_File):
     """`region.json`. `layer_totals[SIGNAL]` and `layer_weight_change` (‖W_after − W_before‖_F) have a value a layer."""
 
+    schema_version: Literal[1] = 1
     neurons: list[Neuron] = Field(min_length=1)
     signals: dict[str, Finite]
     layer_totals: dict[str, list[Finite]] = {}
@@ -76,6 +78,7 @@ class PathwayFile(_File):
     schema_version: Literal[1]
     pairs: int
     note: str = ""
+    layers: int = 0
     attention: list[Finite]
     mlp: list[Finite]
     nodes: list[Node]
@@ -111,16 +114,21 @@ class Trial(_File):
     over_refusal: RecordedMetric
     borderline_refusal: RecordedMetric | None = None
     kl: RecordedMetric
+    seconds: Finite = 0.0
     front: bool = False
     chosen: bool = False
 
 
 class TuneFile(_File):
-    """`tune.json`: how the run's settings were chosen."""
+    """`tune.json`: how the settings were chosen, by which `rule`. `failed`: trials without figures, and why."""
 
     schema_version: Literal[1]
+    model: str = ""
     split: str = "select"
+    rule: str = ""
+    vanilla: dict[str, Any] = {}
     trials: list[Trial]
+    failed: list[dict[str, Any]] = []
 
 
 Content = TypeVar("Content", bound=_File)

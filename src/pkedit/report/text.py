@@ -1,26 +1,8 @@
-"""Text that models wrote, made fit to be shown: what cannot be seen, or would move other text, is named instead."""
+"""Text in the files of a run, fit for a page."""
 
-import unicodedata
 from typing import Any
 
-# Joiners shape the letters of many scripts, and emoji.
-KEPT = frozenset("\n\t\u200c\u200d")
-# Control, format (bidirectional marks and zero-width characters among them), surrogate, private, unassigned, and the
-# separators of lines and paragraphs.
-UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-
-
-def visible(text: str) -> str:
-    """The text with every unseen character named, as `␀`, `⟦U+202E⟧` or, for a byte that is not UTF-8, `⟦byte 80⟧`.
-
-    What comes out can be written as UTF-8, and is unchanged by a second call. It is text still: escape it for HTML.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one in KEPT or unicodedata.category(one) not in UNSEEN else _name(one)
-        for one in text.replace("\r\n", "\n")
-    )
+from pkedit.visible import visible
 
 
 def all_visible(content: Any) -> Any:
@@ -37,13 +19,3 @@ def all_visible(content: Any) -> Any:
 def shortened(text: str, most: int) -> str:
     """The text, cut to `most` characters with an ellipsis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _name(one: str) -> str:
-    code = ord(one)
-    if code < 0x20 or code == 0x7F:
-        return chr(0x2421 if code == 0x7F else 0x2400 + code)
-    if 0xDC80 <= code <= 0xDCFF:
-        # How Python keeps a byte that could not be decoded.
-        return f"⟦byte {code - 0xDC00:02X}⟧"
-    return f"⟦U+{code:04X}⟧"

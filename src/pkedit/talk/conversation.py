@@ -69,7 +69,8 @@ class Conversation:
         self._limit = limit
         self._watched = watched
         self._voices = {side: _Voice() for side in BOTH}
-        self._lock = threading.Lock()
+        # Reentrant: Ctrl-C calls `stop` in a signal handler, on a thread that may hold it.
+        self._lock = threading.RLock()
         self._latest = 0
         self.strength = strength
 

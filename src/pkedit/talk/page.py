@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from pkedit.talk.conversation import Conversation, Side
 from pkedit.talk.firing import Fired, Usual
-from pkedit.talk.shown import shown
+from pkedit.visible import visible
 
 # The bars of every prompt reach this far at least, in standard deviations, so that two prompts can be compared.
 REACH = 8.0
@@ -20,7 +20,7 @@ BARS = 10
 
 def _text(text: str) -> Markup:
     """Escaped, also for the page's own templates, which would read `{{…}}` and `${…}`."""
-    escaped = str(escape(shown(text)))
+    escaped = str(escape(visible(text)))
     for character in "{$`":
         escaped = escaped.replace(character, f"&#{ord(character)};")
     return Markup(escaped)

@@ -11,7 +11,7 @@ from pkedit.errors import RunFolderError
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
 from pkedit.run.record import RunRecord
-from pkedit.talk.shown import shown
+from pkedit.visible import visible
 
 
 class Subject:
@@ -38,7 +38,7 @@ class Subject:
         """Model and edit in one line."""
         name = Path(self.chat.name).name if Path(self.chat.name).exists() else self.chat.name
         layers = len({layer.layer for layer in self.delta.layers})
-        return shown(
+        return visible(
             f"{name} · {self.source} · {len(self.delta)} edited neurons in {layers} layers · "
             f"{self.chat.device}, {str(self.chat.dtype).removeprefix('torch.')}"
         )
@@ -50,12 +50,13 @@ class Subject:
             yield
 
 
-def open_run(folder: str | Path, *, device: str | None = None) -> Subject:
+def open_run(folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Subject:
     """The model and the edit of a finished run.
 
     Args:
         folder: a run folder.
         device: where to load the model; the run's own choice if absent.
+        trust_remote_code: whether code that the model brings with it may run; what the run was told does not count.
 
     Raises:
         RunFolderError: not a run folder, or one without an edit.
@@ -74,7 +75,7 @@ def open_run(folder: str | Path, *, device: str | None = None) -> Subject:
         dtype=settings.dtype if settings.quantisation else _dtype(delta),
         chat_template=settings.chat_template,
         mlp_write=settings.mlp_write,
-        trust_remote_code=settings.trust_remote_code,
+        trust_remote_code=trust_remote_code,
         quantisation=settings.quantisation,
     )
     return Subject(chat, delta, source=f"run {folder.resolve().name}")

@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pkedit.errors import TalkError
+from pkedit.stopping import Terminated
 from pkedit.talk.conversation import BOTH, Conversation, Side
-from pkedit.talk.shown import shown
 from pkedit.talk.subject import Subject
+from pkedit.visible import visible
 
 HELP = """\
 /both            both sides answer (each remembers what it was asked and has answered itself)
@@ -74,22 +75,34 @@ class _Chat:
     def run(self) -> None:
         self._say(f"{self._subject.title}\nType a question, or /help.")
         with _line_history():
-            while True:
+            goes_on, interrupted = True, False
+            while goes_on:
                 try:
-                    line = self._read(PROMPT if sys.stdin.isatty() else "").strip()
-                except EOFError:
-                    self._console.print()
-                    return
+                    if interrupted:
+                        # Said inside, for Ctrl-C that is held down comes many times.
+                        self._say("\n/quit or Ctrl-D leaves")
+                        interrupted = False
+                    goes_on = self._turn()
+                except Terminated:
+                    raise
                 except KeyboardInterrupt:
-                    self._say("\n/quit or Ctrl-D leaves")
-                    continue
-                name, _, value = line.partition(" ")
-                if name in ("/quit", "/exit"):
-                    return
-                if name.startswith("/"):
-                    self._commands.get(name, self._unknown)(value.strip() if name in self._commands else name)
-                elif line:
-                    self._answer(line)
+                    interrupted = True
+
+    def _turn(self) -> bool:
+        """Reads a line and does what it says; False at the end."""
+        try:
+            line = self._read(PROMPT if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            self._console.print()
+            return False
+        name, _, value = line.partition(" ")
+        if name in ("/quit", "/exit"):
+            return False
+        if name.startswith("/"):
+            self._commands.get(name, self._unknown)(value.strip() if name in self._commands else name)
+        elif line:
+            self._answer(line)
+        return True
 
     def _answer(self, question: str) -> None:
         try:
@@ -148,7 +161,7 @@ class _Chat:
 
     def _last_lines(self, text: str, width: int, lines: int | None) -> Text:
         # Text and not a string: rich would read an answer's brackets as its markup.
-        wrapped = Text(shown(text)).wrap(self._console, width)
+        wrapped = Text(visible(text)).wrap(self._console, width)
         return Text("\n").join(wrapped if lines is None else wrapped[-lines:])
 
     def _label(self, side: Side) -> str:
@@ -184,7 +197,7 @@ class _Chat:
         self._say(f"no command {name}; /help lists them")
 
     def _say(self, text: str) -> None:
-        self._console.print(Text(shown(text)), soft_wrap=not self._console.is_terminal)
+        self._console.print(Text(visible(text)), soft_wrap=not self._console.is_terminal)
 
 
 @contextmanager

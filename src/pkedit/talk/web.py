@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from pkedit.errors import TalkError
+from pkedit.stopping import Terminated
 from pkedit.talk import page
 from pkedit.talk.conversation import BOTH, Conversation, Side
 from pkedit.talk.examples import examples, harmless_texts
@@ -250,6 +251,8 @@ def serve(subject: Subject, *, host: str, port: int, limit: int, strength: float
     tell(f"{address}  (Ctrl-C ends)")
     try:
         threading.Event().wait()
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         tell("")
     finally:
