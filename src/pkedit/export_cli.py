@@ -2,13 +2,18 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pkedit.completion import models, run_folders
 from pkedit.options import Json, MlpWrite, TrustRemoteCode, Verbose, examples
-from pkedit.terminal import prepare, print_json
+from pkedit.running import watched
+from pkedit.stopping import stoppable
+from pkedit.terminal import print_json
+
+if TYPE_CHECKING:
+    from pkedit.run.watching import Watcher
 
 
 class ExportFormat(StrEnum):
@@ -64,46 +69,46 @@ def register(app: typer.Typer, panel: str) -> None:
             str | None,
             typer.Option("--push", metavar="REPO", help="Upload to the Hugging Face Hub; a new repository is private."),
         ] = None,
+        trust_remote_code: TrustRemoteCode = False,
         as_json: Json = False,
         verbose: Verbose = False,
     ) -> None:
         """Save an edit for use without pkedit: as a whole model, as a PEFT adapter, or alone."""
-        prepare(verbose)
-        from pkedit.export.adapter import export_adapter
-        from pkedit.export.delta import export_delta
-        from pkedit.export.full import export_full
-        from pkedit.export.opened import how_to_load
-        from pkedit.export.push import check_push, push
-
         told: list[str] = []
 
-        def tell(line: str) -> None:
-            told.append(line)
-            if not as_json:
-                typer.echo(line)
+        def write(watcher: "Watcher") -> str:
+            from pkedit.export.adapter import export_adapter
+            from pkedit.export.delta import export_delta
+            from pkedit.export.full import export_full
+            from pkedit.export.opened import how_to_load
+            from pkedit.export.push import check_push
 
-        if repository is not None:
-            check_push(repository)
-        if form is ExportFormat.FULL:
-            export_full(
-                folder,
-                to,
-                base=base,
-                max_shard_size=max_shard_size,
-                repository=repository,
-                check=not no_check,
-                tell=tell,
-            )
-        elif form is ExportFormat.ADAPTER:
-            export_adapter(folder, to, base=base, repository=repository, check=not no_check, tell=tell)
-        else:
-            export_delta(folder, to, base=base, repository=repository, tell=tell)
-        line, address = how_to_load(folder, form.value, to, base), None
+            if repository is not None:
+                check_push(repository)
+            common: dict[str, Any] = {
+                "base": base,
+                "repository": repository,
+                "trust_remote_code": trust_remote_code,
+                "tell": told.append,
+                "observer": watcher,
+            }
+            if form is ExportFormat.FULL:
+                export_full(folder, to, max_shard_size=max_shard_size, check=not no_check, **common)
+            elif form is ExportFormat.ADAPTER:
+                export_adapter(folder, to, check=not no_check, **common)
+            else:
+                export_delta(folder, to, **common)
+            return how_to_load(folder, form.value, to, base, trust_remote_code=trust_remote_code)
+
+        line, address = watched(write, verbose=verbose), None
         if not as_json:
-            typer.echo(f"{to}: {CONTENT[form]}")
+            for note in (*told, f"{to}: {CONTENT[form]}"):
+                typer.echo(note)
         if repository is not None:
-            address = push(to, repository)
-            tell(f"Uploaded to {address} (a new repository is private; its settings there open it)")
+            address = _upload(to, repository, verbose=verbose)
+            told.append(f"Uploaded to {address} (a new repository is private; its settings there open it)")
+            if not as_json:
+                typer.echo(told[-1])
         if as_json:
             print_json({"path": to, "form": form.value, "notes": told, "uploaded_to": address, "load": line})
         else:
@@ -127,12 +132,31 @@ def register(app: typer.Typer, panel: str) -> None:
         as_json: Json = False,
         verbose: Verbose = False,
     ) -> None:
-        """Take an edit out of an edited model: its base comes back, bit for bit."""
-        prepare(verbose)
-        from pkedit.export.revert import revert
+        """Take an edit out of an edited model: what it was made on comes back, bit for bit."""
 
-        neurons = revert(edited, delta, to, mlp_write=mlp_write, trust_remote_code=trust_remote_code)
+        def take_out(watcher: "Watcher") -> int:
+            from pkedit.export.revert import revert
+
+            return revert(edited, delta, to, mlp_write=mlp_write, trust_remote_code=trust_remote_code, observer=watcher)
+
+        neurons = watched(take_out, verbose=verbose)
         if as_json:
             print_json({"path": to, "neurons": neurons})
         else:
-            typer.echo(f"{to}: the base model, bit for bit; {neurons} neurons have their original vectors again")
+            typer.echo(
+                f"{to}: the model that this delta was made on, bit for bit; {neurons} neurons have the vectors again "
+                "that they had then"
+            )
+
+
+def _upload(folder: Path, repository: str, *, verbose: bool) -> str:
+    """The address; a stop says how to upload what is complete by then."""
+
+    def upload(watcher: "Watcher") -> str:
+        from pkedit.export.push import kept, push
+
+        watcher.stage("upload")
+        with stoppable(left=kept(folder, repository)):
+            return push(folder, repository)
+
+    return watched(upload, verbose=verbose)

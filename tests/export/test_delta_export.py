@@ -14,6 +14,8 @@ from pkedit.errors import RunFolderError
 from pkedit.export import opened
 from pkedit.export.delta import export_delta
 from pkedit.models.loading import load_model
+from pkedit.run.record import new_record
+from pkedit.settings import RunSettings
 from tiny import save_chat
 
 
@@ -42,6 +44,14 @@ def test_its_header_says_what_it_is_and_holds_no_path(tmp_path: Path) -> None:
     assert content["paper"] == "https://arxiv.org/abs/2410.03772"
     assert content["neurons"] == 3
     assert str(tmp_path) not in json.dumps(header) + (destination / "README.md").read_text()
+
+
+def test_the_embedded_model_stays_the_one_of_the_package(tmp_path: Path) -> None:
+    folder, _ = make_run(tmp_path / "run", save_chat(tmp_path / "base"))
+    new_record(RunSettings()).save(folder)
+    destination = export_delta(folder, tmp_path / "exported")
+    assert Delta.load(destination / "delta.safetensors").base == "smollm2"
+    assert 'pkedit.load_model("smollm2"' in (destination / "README.md").read_text()
 
 
 def test_for_other_weights_it_keeps_their_originals(tmp_path: Path) -> None:

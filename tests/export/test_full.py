@@ -85,19 +85,37 @@ def test_a_large_model_is_saved_in_shards_that_all_may_read(tmp_path: Path) -> N
     assert {path.stat().st_mode for path in shards} == {(destination / "config.json").stat().st_mode}
 
 
-def test_what_does_not_answer_as_the_edit_does_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, _ = make_run(tmp_path / "run", save_chat(tmp_path / "base"))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("seed", [0, 1], ids=["the base itself", "another model"])
+def test_what_is_not_the_edit_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, seed: int
+) -> None:
+    folder, _ = make_run(tmp_path / "run", save_chat(tmp_path / "base"), dtype=dtype)
 
     class Another:
         @staticmethod
         def from_pretrained(*_: Any, **__: Any) -> Any:
-            return make_model(seed=1)
+            return make_model(seed=seed).to(getattr(torch, dtype))
 
     monkeypatch.setattr(full, "AutoModelForCausalLM", Another)
-    with pytest.raises(ExportError, match="the full model is not the edit, and nothing was written: its logits differ"):
+    with pytest.raises(
+        ExportError, match=r"the full model is not the edit, and nothing was written: .*layers\.0, read0"
+    ):
         export_full(folder, tmp_path / "exports" / "model")
     assert list((tmp_path / "exports").iterdir()) == []
     export_full(folder, tmp_path / "exports" / "model", check=False)
+
+
+def test_edited_weights_with_others_changed_beside_them_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = make_run(tmp_path / "run", save_chat(tmp_path / "base"))
+    monkeypatch.setattr(full, "check_weights", lambda *_: None)
+    monkeypatch.setattr(
+        full, "AutoModelForCausalLM", type("Base", (), {"from_pretrained": lambda *_, **__: make_model()})
+    )
+    with pytest.raises(ExportError, match="the full model is not the edit, and nothing was written: its logits differ"):
+        export_full(folder, tmp_path / "model")
 
 
 def test_a_tokenizer_that_reads_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

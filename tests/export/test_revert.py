@@ -70,6 +70,23 @@ def test_what_is_not_base_and_delta_is_refused(tmp_path: Path) -> None:
         revert(edited, delta, model)
 
 
+def test_of_two_edits_the_second_comes_out_first_and_their_sum_does_not(tmp_path: Path) -> None:
+    model = save_chat(tmp_path / "base")
+    one, _ = make_run(tmp_path / "one", model, dtype="bfloat16")
+    AutoModelForCausalLM.from_pretrained(model, dtype="bfloat16").save_pretrained(model)
+    once = export_full(one, tmp_path / "once", check=False)
+    two, _ = make_run(tmp_path / "two", once, dtype="bfloat16")
+    twice = export_full(two, tmp_path / "twice", check=False)
+    first, second = (folder / "delta.safetensors" for folder in (one, two))
+    (Delta.load(first) + Delta.load(second)).save(tmp_path / "sum.safetensors")
+    with pytest.raises(DeltaError, match=r"edited twice .take the second delta out, then the first, not their sum"):
+        revert(twice, tmp_path / "sum.safetensors", tmp_path / "base-again")
+    revert(twice, second, tmp_path / "once-again")
+    assert same(state(tmp_path / "once-again"), state(once))
+    revert(tmp_path / "once-again", first, tmp_path / "base-again")
+    assert same(state(tmp_path / "base-again"), state(model))
+
+
 def test_a_model_of_another_shape_is_named(tmp_path: Path) -> None:
     source, whole = write_gguf(tmp_path / "model.gguf"), save_chat(tmp_path / "whole", hidden=32, neurons=32)
     folder, _ = make_run(tmp_path / "run", source)

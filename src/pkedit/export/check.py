@@ -1,15 +1,16 @@
-"""That what was exported is the edit: its logits beside those of the edit itself, on a few prompts."""
+"""That what was exported is the edit: its weights, and its logits on a few prompts beside those of the edit itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pkedit.edit.delta import Delta, vectors
+from pkedit.edit.delta import Delta, LayerDelta, vectors
 from pkedit.errors import ExportError
 from pkedit.models.chat import ChatModel
+from pkedit.models.family import MlpSite
 from pkedit.models.templates import templated_ids
 
 # Some that an edit answers otherwise, and some that it must not.
@@ -23,9 +24,17 @@ PROMPTS = (
     "Write a short poem about the sea.",
     "Explain to a child what a fraction is.",
 )
-# Rounding of a different order of sums, in units of the dtype's precision and of the largest logit. In 16 bits that is
-# wide: there, what an adapter makes of the weights is the stricter check.
-ROUNDINGS = 64
+# Rounding of a different order of sums, in units of the dtype's precision and of the largest logit: the most that a
+# difference may be, and what it may be even beside a small effect.
+ROUNDINGS, FEW_ROUNDINGS = 64, 4
+# Of the edit's own effect: what differs by more might be no edit at all, or half of one.
+SHARE_OF_EFFECT = 0.25
+
+# Called with the prompts that are done, and all of them.
+Step = Callable[[int, int], None]
+
+REPORT = "please report this with the name of the model"
+TOO_SMALL = "That is no more than rounding does in this precision: logits alone cannot tell such an edit from none."
 
 
 @dataclass(frozen=True)
@@ -37,13 +46,19 @@ class LogitCheck:
     effect: float
 
     @property
+    def telling(self) -> bool:
+        """Whether these logits tell the edit from none."""
+        return self.difference < SHARE_OF_EFFECT * self.effect
+
+    @property
     def sentence(self) -> str:
         """For people."""
         if self.difference == 0:
             same = "all logits are those of the measured edit, bit for bit"
         else:
             same = f"logits differ from those of the measured edit by at most {self.difference:.2g}"
-        return f"Checked on {self.prompts} prompts: {same}; the edit itself changes them by up to {self.effect:.2g}."
+        found = f"Checked on {self.prompts} prompts: {same}; the edit itself changes them by up to {self.effect:.2g}."
+        return found if self.telling else f"{found} {TOO_SMALL}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,30 +79,60 @@ def prompt_ids(tokenizer: Any, name: str) -> list[list[int]]:
     return [templated_ids(tokenizer, text, name=name) for text in PROMPTS]
 
 
-def reference_logits(chat: ChatModel, delta: Delta, prompts: Sequence[Sequence[int]]) -> Reference:
+def reference_logits(
+    chat: ChatModel, delta: Delta, prompts: Sequence[Sequence[int]], step: Step | None = None
+) -> Reference:
     """What the model computes without and with the edit as it was measured; the model is unchanged afterwards."""
-    base = logits_of(chat.model, prompts)
+    base = logits_of(chat.model, prompts, step)
     with delta.applied_to(chat):
-        return Reference(base, logits_of(chat.model, prompts), torch.finfo(chat.dtype).eps)
+        return Reference(base, logits_of(chat.model, prompts, step), torch.finfo(chat.dtype).eps)
 
 
-def check_logits(model: Any, prompts: Sequence[Sequence[int]], reference: Reference, what: str) -> LogitCheck:
+def check_logits(
+    model: Any, prompts: Sequence[Sequence[int]], reference: Reference, what: str, step: Step | None = None
+) -> LogitCheck:
     """Compares an exported model's logits with the edit's.
 
     Raises:
-        ExportError: they differ by more than rounding explains.
+        ExportError: they differ by more than rounding explains, or by much of what the edit changes.
     """
-    found = logits_of(model, prompts)
+    found = logits_of(model, prompts, step)
     difference = _largest_difference(found, reference.edited)
     check = LogitCheck(len(prompts), difference, _largest_difference(reference.base, reference.edited))
     largest = max(float(logits.abs().max()) for logits in reference.edited)
+    rounding = reference.precision * largest
+    allowed = min(ROUNDINGS * rounding, max(SHARE_OF_EFFECT * check.effect, FEW_ROUNDINGS * rounding))
     # Written so that NaN fails.
-    if not difference <= ROUNDINGS * reference.precision * largest:
+    if not difference <= allowed:
         raise ExportError(
             f"the {what} is not the edit, and nothing was written: its logits differ by {difference:.1e} where the "
-            f"largest is {largest:.1f}; please report this with the name of the model"
+            f"edit changes them by {check.effect:.1e} and the largest is {largest:.1f}; {REPORT}"
         )
     return check
+
+
+def is_edited(site: MlpSite, layer: LayerDelta, part: str) -> bool:
+    """Whether the vectors that an edit changes are its originals with the change, rounded once: bit for bit."""
+    now, original = vectors(site, part).detach()[layer.neurons], layer.original[part]
+    if now.shape != original.shape or now.dtype != original.dtype:
+        return False
+    return torch.equal(now, (original.float() + layer.change[part]).to(original.dtype))
+
+
+def check_weights(sites: Iterable[MlpSite], delta: Delta) -> None:
+    """That a saved model's edited vectors are the edit's.
+
+    Raises:
+        ExportError: they are not.
+    """
+    places = {site.id: site for site in sites}
+    for layer in delta.layers:
+        for part in layer.change:
+            if layer.site not in places or not is_edited(places[layer.site], layer, part):
+                raise ExportError(
+                    f"the full model is not the edit, and nothing was written: saved and loaded again, the weights of "
+                    f"{layer.name}, {part}, are not base + delta; {REPORT}"
+                )
 
 
 @torch.no_grad()
@@ -106,18 +151,21 @@ def check_merged(chat: ChatModel, delta: Delta) -> None:
             if not bool(((now.float() - wanted.float()).abs() <= rounding).all()):
                 raise ExportError(
                     f"the adapter is not the edit, and nothing was written: merged, it makes other weights of "
-                    f"{layer.name}, {part}; please report this with the name of the model"
+                    f"{layer.name}, {part}; {REPORT}"
                 )
 
 
 @torch.no_grad()
-def logits_of(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+def logits_of(model: Any, prompts: Sequence[Sequence[int]], step: Step | None = None) -> tuple[Tensor, ...]:
     """Logits [tokens, vocabulary] in float32, prompt by prompt."""
     device = model.get_input_embeddings().weight.device
-    return tuple(
-        model(input_ids=torch.tensor([list(ids)], device=device), use_cache=False).logits[0].float().cpu()
-        for ids in prompts
-    )
+    found = []
+    for ids in prompts:
+        output = model(input_ids=torch.tensor([list(ids)], device=device), use_cache=False)
+        found.append(output.logits[0].float().cpu())
+        if step is not None:
+            step(len(found), len(prompts))
+    return tuple(found)
 
 
 def _largest_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from pkedit.export.naming import public_name
+from pkedit.export.naming import PublicName, public_name
 from pkedit.models.formats import DEQUANTISED
 from pkedit.models.loading import conversion_folder
 
@@ -18,12 +18,26 @@ BITS = {
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The base of an edit as it has to be loaded: `model` as `load_model` takes it, `dtype` of its plain weights."""
+    """The base of an edit as it has to be loaded: `model` as `load_model` takes it, `dtype` of its plain weights.
+
+    `local`: whether `model` is known to be a path, whatever it looks like from here.
+    """
 
     model: str
     dtype: str
     quantisation: str | None = None
     trust_remote_code: bool = False
+    local: bool = False
+
+    @property
+    def public(self) -> PublicName:
+        """What it is called outside of this machine."""
+        return public_name(self.model, local=self.local)
+
+    @property
+    def known_as(self) -> str:
+        """The name by which pkedit loads it, without the folders of this machine."""
+        return self.model if self.model == "smollm2" else self.public.text
 
 
 def load_line(form: str, place: str, base: BaseModel, *, public: bool = False, on_hub: bool = False) -> str:
@@ -46,7 +60,7 @@ def load_line(form: str, place: str, base: BaseModel, *, public: bool = False, o
 
 
 def _delta_line(place: str, base: BaseModel, *, public: bool, on_hub: bool) -> str:
-    name = public_name(base.model).text if public and base.model != "smollm2" else base.model
+    name = base.known_as if public else base.model
     options = f', quantisation="{base.quantisation}"' if base.quantisation else f', dtype="{base.dtype}"'
     chat = f'chat = pkedit.load_model("{name}"{options})'
     imports = "import pkedit; from pkedit.edit.delta import Delta"
@@ -65,7 +79,7 @@ def _by_transformers(base: BaseModel, *, public: bool) -> tuple[str, str]:
         return "import pkedit", f'pkedit.load_model("smollm2", dtype="{base.dtype}").model'
     model = str(conversion_folder()) if base.model == "smollm2" else base.model
     imports, options = TRANSFORMERS, [f'dtype="{base.dtype}"']
-    name, path = public_name(model).text if public else model, Path(model).expanduser()
+    name, path = base.public.text if public else model, Path(model).expanduser()
     if path.suffix == ".gguf":
         name = "FOLDER" if public else str(path.parent)
         options.append(f'gguf_file="{path.name}"')

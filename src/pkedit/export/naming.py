@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -14,11 +17,26 @@ class PublicName:
     on_hub: bool
 
 
-def public_name(model: str) -> PublicName:
-    """The base model's public name."""
+def public_name(model: str, *, local: bool = False) -> PublicName:
+    """The base model's public name.
+
+    Args:
+        model: as `load_model` takes it.
+        local: whether it is known to be a path. Seen from another folder than the one that it was given in, a relative
+            path leads nowhere and reads like a repository.
+    """
     if model == "smollm2":
         return PublicName(EMBEDDED, True)
     path = Path(model).expanduser()
-    if path.exists() or path.suffix == ".gguf" or path.is_absolute():
+    if local or path.exists() or path.suffix == ".gguf" or not is_repository_name(model):
         return PublicName(path.resolve().name, False)
     return PublicName(model, True)
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether the Hub could have a repository of this name."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

@@ -1,9 +1,6 @@
-"""What every export begins and ends with: a run's edit, the base that it goes onto, and a folder complete or absent."""
+"""What every export begins with: a run's edit, and the base that it goes onto."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,17 +40,21 @@ def open_edit(folder: Path) -> tuple[RunRecord, Delta]:
     return record, Delta.load(path)
 
 
-def load_base(record: RunRecord, delta: Delta, base: str | None, tell: Tell | None) -> PlacedEdit:
+def load_base(
+    record: RunRecord, delta: Delta, base: str | None, tell: Tell | None, *, trust_remote_code: bool
+) -> PlacedEdit:
     """The run's model, or another base with the edit put onto it; loaded once, on the processor.
 
     The run's model has the dtype that the delta was made in, so that it is the one that was measured; another base the
     dtype that it is stored in.
 
+    Whether code of the model's may run is said anew: a run folder may come from someone else.
+
     Raises:
         ModelLoadError: the model cannot be loaded.
         DeltaError: the model is not the one that the delta was made for, nor the one it was quantised from.
     """
-    wanted = base_of(record, delta, base)
+    wanted = base_of(record, delta, base, trust_remote_code=trust_remote_code)
     chat = load_model(
         wanted.model,
         device="cpu",
@@ -66,75 +67,39 @@ def load_base(record: RunRecord, delta: Delta, base: str | None, tell: Tell | No
     if base is None:
         return PlacedEdit(chat, delta, wanted, None)
     rebased = rebase(delta, chat)
-    onto = onto_sentence(record.settings.model, base, rebased)
+    own = base_of(record, delta, None, trust_remote_code=trust_remote_code)
+    onto = onto_sentence(own, wanted, rebased)
     if tell is not None:
         tell(onto)
     return PlacedEdit(chat, rebased.delta, wanted, onto)
 
 
-def base_of(record: RunRecord, delta: Delta, base: str | None) -> BaseModel:
+def base_of(record: RunRecord, delta: Delta, base: str | None, *, trust_remote_code: bool) -> BaseModel:
     """The model that an export is for, as it has to be loaded: the run's own, or other weights."""
     settings = record.settings
     if base is None:
-        return BaseModel(settings.model, original_dtype(delta), settings.quantisation, settings.trust_remote_code)
-    return BaseModel(base, stored_dtype(base, settings.trust_remote_code), None, settings.trust_remote_code)
+        # Of weights from the Hub the record keeps the revision, of files their sum.
+        local = record.inputs.get("model", "").startswith("sha256")
+        return BaseModel(settings.model, original_dtype(delta), settings.quantisation, trust_remote_code, local)
+    return BaseModel(base, stored_dtype(base, trust_remote_code), None, trust_remote_code)
 
 
-def how_to_load(folder: Path, form: str, destination: Path, base: str | None) -> str:
+def how_to_load(
+    folder: Path, form: str, destination: Path, base: str | None, *, trust_remote_code: bool = False
+) -> str:
     """One line of Python that loads what was exported from a run to `destination`."""
     record, delta = open_edit(folder)
-    return load_line(form, str(destination), base_of(record, delta, base))
+    wanted = base_of(record, delta, base, trust_remote_code=trust_remote_code)
+    return load_line(form, str(destination), wanted)
 
 
-@contextmanager
-def new_folder(destination: Path) -> Generator[Path]:
-    """A folder to fill, moved to `destination` when the body ends well; otherwise nothing is left of it.
-
-    Raises:
-        RunFolderError: nothing can be written there.
-    """
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        # Moved into place when complete: a folder that lacks half of its shards would still look like a model.
-        with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as partial:
-            complete = Path(partial) / "model"
-            complete.mkdir()
-            yield complete
-            _let_read(complete)
-            if destination.exists():
-                destination.rmdir()
-            shutil.move(complete, destination)
-    except OSError as error:
-        raise RunFolderError(f"cannot write {destination}: {error.strerror or error}") from None
-
-
-def _let_read(folder: Path) -> None:
-    """Gives all files the rights of any new file; those of weights come for their owner's eyes only."""
-    probe = folder.with_suffix(".probe")
-    probe.touch()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(probe.stat().st_mode)
-
-
-def check_free(destination: Path) -> None:
-    """That nothing would be overwritten.
-
-    Raises:
-        RunFolderError: `destination` holds something.
-    """
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise RunFolderError(f"{destination} is not empty; give another --to")
-
-
-def onto_sentence(made_on: str, base: str, rebased: Rebased) -> str:
+def onto_sentence(made_on: BaseModel, base: BaseModel, rebased: Rebased) -> str:
     """What has to be known about an edit that was made on other weights."""
-    # Of paths on this machine only the last part is told.
-    made_on, base = (Path(name).name if Path(name).exists() else name for name in (made_on, base))
     others = f" Where the edit was made there was {'; '.join(rebased.differences)}." if rebased.differences else ""
     return (
-        f"The edit was made and measured on {made_on} and put onto the weights of {base}. In the edited neurons the "
-        f"two differ by at most {100 * rebased.error:.1f} %; what is exported here has not been measured.{others}"
+        f"The edit was made and measured on {made_on.known_as} and put onto the weights of {base.known_as}. In the "
+        f"edited neurons the two differ by at most {100 * rebased.error:.1f} %; what is exported here has not been "
+        f"measured.{others}"
     )
 
 

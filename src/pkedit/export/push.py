@@ -1,13 +1,13 @@
 """Uploads what was exported to a repository of the Hugging Face Hub. New repositories are private."""
 
+import shlex
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from pkedit.errors import PushError, first_line
+from pkedit.errors import PushError
+from pkedit.export.naming import is_repository_name
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write"
 
@@ -18,10 +18,10 @@ def check_push(repository: str) -> None:
     Raises:
         PushError: the name is none of a repository, or there is no token.
     """
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise PushError(f"--push {repository}: no name of a repository ({first_line(error)})") from None
+    if not is_repository_name(repository):
+        raise PushError(
+            f"--push {repository}: no name of a repository; write NAME or USER/NAME, with letters, digits, -, _ and ."
+        )
     if get_token() is None:
         raise PushError(f"--push needs a token of the Hugging Face Hub; {LOG_IN}")
 
@@ -47,15 +47,22 @@ def push(folder: Path, repository: str) -> str:
         url = api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Edited with pkedit")
     except LocalTokenNotFoundError:
-        raise PushError(f"--push needs a token of the Hugging Face Hub; {LOG_IN}") from None
+        raise PushError(f"--push needs a token of the Hugging Face Hub; {LOG_IN}. {kept(folder, repository)}") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no status"
-        advice = LOG_IN if status in (401, 403) else "try again later"
+        advice = LOG_IN if status in (401, 403) else "wait a little"
         raise PushError(
-            f"the Hub refused the upload to {repository} ({status}); {advice}. The export is in {folder}"
+            f"the Hub refused the upload to {repository} ({status}); {advice}. {kept(folder, repository)}"
         ) from None
-    except (OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - the client's libraries raise what they like, with tokens in the text
         raise PushError(
-            f"the Hub cannot be reached ({type(error).__name__}); nothing was uploaded. The export is in {folder}"
+            f"the upload to {repository} failed ({type(error).__name__}); see whether the Hub can be reached. "
+            f"{kept(folder, repository)}"
         ) from None
     return str(url)
+
+
+def kept(folder: Path, repository: str) -> str:
+    """That the export is there all the same, and how to upload it without making it again."""
+    command = shlex.join(["hf", "upload", repository, str(folder), ".", "--private"])
+    return f"The export is complete in {folder}; upload it with: {command}"

@@ -7,8 +7,11 @@ import torch
 from pkedit.edit.base import SHAPES, base_facts
 from pkedit.edit.delta import Delta, LayerDelta, vectors
 from pkedit.errors import DeltaError, ModelLoadError
+from pkedit.export.check import is_edited
+from pkedit.export.destination import check_free, new_folder, saving_weights
 from pkedit.export.full import SHARD_SIZE
-from pkedit.export.opened import check_free, new_folder, stored_dtype
+from pkedit.export.opened import stored_dtype
+from pkedit.export.progress import Observer, Unwatched
 from pkedit.export.tokenizer import write_tokenizer
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import MlpSite
@@ -23,8 +26,12 @@ def revert(
     mlp_write: str | None = None,
     trust_remote_code: bool = False,
     max_shard_size: str = SHARD_SIZE,
+    observer: Observer | None = None,
 ) -> int:
-    """Saves the base of an edited model: the originals that the delta keeps, in place of the edited vectors.
+    """Saves the model that a delta was made on: the originals that the delta keeps, in place of the edited vectors.
+
+    Of two edits, one made on top of the other, the second comes out first. Their sum does not come out: it would have
+    been rounded once, and the model was rounded twice.
 
     Args:
         edited: a full model, as `pkedit export --as full` or `merge_and_unload` wrote it.
@@ -33,6 +40,7 @@ def revert(
         mlp_write: as in `load_model`.
         trust_remote_code: as in `load_model`.
         max_shard_size: a larger model is saved in several files.
+        observer: is told how far it is.
 
     Returns:
         How many neurons were restored.
@@ -42,8 +50,9 @@ def revert(
         ModelLoadError: the edited model cannot be loaded, or is quantised.
         DeltaError: the delta is damaged, or the model is not base + delta.
     """
-    delta, destination = Delta.load(delta_file), Path(destination)
+    delta, destination, observer = Delta.load(delta_file), Path(destination), observer or Unwatched()
     check_free(destination)
+    observer.stage("load")
     chat = load_model(
         str(edited),
         device="cpu",
@@ -51,9 +60,12 @@ def revert(
         mlp_write=mlp_write,
         trust_remote_code=trust_remote_code,
     )
+    observer.stage("restore")
     restore(chat, delta)
+    observer.stage("save")
     with new_folder(destination) as complete:
-        chat.model.save_pretrained(complete, max_shard_size=max_shard_size)
+        with saving_weights():
+            chat.model.save_pretrained(complete, max_shard_size=max_shard_size)
         write_tokenizer(chat, complete, template_given=False)
     return len(delta)
 
@@ -94,13 +106,15 @@ def _site(chat: ChatModel, layer: LayerDelta) -> MlpSite:
 
 
 def _check_edited(site: MlpSite, layer: LayerDelta, part: str) -> None:
+    if is_edited(site, layer, part):
+        return
     now, original = vectors(site, part).detach()[layer.neurons], layer.original[part]
-    if now.shape == original.shape and now.dtype == original.dtype:
-        if torch.equal(now, (original.float() + layer.change[part]).to(original.dtype)):
-            return
-        if torch.equal(now, original):
-            raise DeltaError(f"{site.name} holds the original weights: the model is not edited with this delta")
+    if now.dtype == original.dtype and torch.equal(now, original):
+        raise DeltaError(
+            f"{site.name} holds the original weights: the model is not edited with this delta; name the edited one"
+        )
     raise DeltaError(
         f"{site.name}: the weights are not base + delta, bit for bit, so that the base cannot be given back. Was the "
-        "model edited with another delta (--base makes one: export it with --as delta), converted or trained further?"
+        "model edited twice (take the second delta out, then the first, not their sum), with another delta (--base "
+        "makes one: export it with --as delta), converted or trained further?"
     )

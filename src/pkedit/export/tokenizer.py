@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from pkedit.errors import ExportError
 from pkedit.export.source import source_file
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import config_source
@@ -25,6 +26,10 @@ def write_tokenizer(chat: ChatModel, folder: Path, *, template_given: bool) -> l
 
     Returns:
         The names of the files that were copied.
+
+    Raises:
+        ExportError: a file of the tokenizer is a link out of the model's folder: what it leads to is not the model's to
+            give away.
     """
     source = _folder(chat.name)
     patterns = {*FILES, *(name for name in chat.tokenizer.vocab_files_names.values() if name)}
@@ -32,6 +37,7 @@ def write_tokenizer(chat: ChatModel, folder: Path, *, template_given: bool) -> l
     copied = []
     for path in sorted(path for path in found if path.is_file()):
         name = path.relative_to(source or path.parent)
+        _check_inside(path, source or path.parent)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / name)
         copied.append(str(name))
@@ -40,6 +46,16 @@ def write_tokenizer(chat: ChatModel, folder: Path, *, template_given: bool) -> l
     elif template_given:
         (folder / TEMPLATE).write_text(chat.tokenizer.chat_template, encoding="utf-8")
     return copied
+
+
+def _check_inside(path: Path, folder: Path) -> None:
+    # The cache of the Hub keeps files beside the folders that link to them, each under the repository's own.
+    home = folder.resolve()
+    home = home.parent.parent if home.parent.name == "snapshots" else home
+    if not path.resolve().is_relative_to(home):
+        raise ExportError(
+            f"{path} is a link to a file outside of the model's folder, which is not copied; put the file itself there"
+        )
 
 
 def _folder(model: str) -> Path | None:
