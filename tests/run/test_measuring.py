@@ -39,8 +39,10 @@ class Stages:
 
 @pytest.mark.parametrize("wrong", [{"judges": ["rule"]}, {"capability": ["evryday"]}])
 def test_a_judge_or_task_that_does_not_exist_is_found_before_any_work(
-    wrong: dict[str, list[str]], tmp_path: Path
+    wrong: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # lm-eval's thousands of tasks take seconds to index; `test_capability.py` does.
+    monkeypatch.setattr("pkedit.evaluate.capability._includes_defaults", lambda *_: False)
     seen = Stages()
     settings = RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, **wrong}})
     chat = make_chat(max_position_embeddings=2048)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from pkedit.models.configs import meta_model
+from pkedit.models.checkpoint import meta_model
 from pkedit.models.costs import Peaks
 from pkedit.models.machine import Memory
 from pkedit.models.shape import ModelShape, shape_of

@@ -11,7 +11,8 @@ import psutil
 import torch
 
 from pkedit.errors import ModelLoadError, PkeditError
-from pkedit.models.configs import download_folder, has_chat_template, meta_model, quantisation_of, read_config
+from pkedit.models.checkpoint import meta_model
+from pkedit.models.configs import download_folder, has_chat_template, quantisation_of, read_config
 from pkedit.models.costs import Peaks
 from pkedit.models.families import FAMILIES
 from pkedit.models.family import MlpSite, family_of, find_sites

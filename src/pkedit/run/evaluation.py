@@ -55,10 +55,10 @@ def evaluate(
     settings = settings.model_copy(update={"arms": arms})
     if settings.delta is not None:
         Delta.load(settings.delta)
-    folder = RunFolder.open(out, settings)
-    if settings.delta is not None:
-        _take_over(folder, Path(settings.delta))
-    return _Evaluation(folder, settings, observer or Silent(), chat).measured()
+    with RunFolder.open(out, settings) as folder:
+        if settings.delta is not None:
+            _take_over(folder, Path(settings.delta))
+        return _Evaluation(folder, settings, observer or Silent(), chat).measured()
 
 
 class _Evaluation(Measuring):

@@ -1,59 +1,91 @@
-"""A run on disk: which stages are finished, and the files they left."""
+"""A run on disk: which stages are finished, and the files they left, each with its SHA-256 in `run.json`.
+
+A file that is gone has its stage, and all that rests on it, done again. One that was changed is named and refused.
+"""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pkedit.errors import OtherRunError, RunFolderError
 from pkedit.models.remote_endpoint import check_address
-from pkedit.run.record import RunRecord, new_record, write_atomically
+from pkedit.run.inputs import hash_inputs
+from pkedit.run.left import ANSWERS, MEASURING, arm_path, files_of, resting_on, split
+from pkedit.run.lock import Lock, holds_other_things
+from pkedit.run.record import RunRecord, file_sha256, new_record, sync, typed_command, write_atomically
 from pkedit.settings import RunSettings
 
 
 class RunFolder:
-    """`run.json` and the stage files beside it. Opening one with stages finished under other settings is refused."""
+    """`run.json` and the stage files beside it. Opening one with stages finished under other settings is refused.
 
-    def __init__(self, path: Path, record: RunRecord) -> None:
+    An opened folder is locked until the end of its `with` block: no other process opens it meanwhile.
+    """
+
+    def __init__(self, path: Path, record: RunRecord, lock: Lock | None = None) -> None:
         self.path = path
         self.record = record
+        self._lock = lock
 
     @classmethod
     def open(cls, path: str | Path, settings: RunSettings) -> "RunFolder":
         """Opens the folder for this run, new or to be resumed. More arms may be asked for than before.
 
         Raises:
-            RunFolderError: the folder holds another run, other files, or cannot be written.
+            RunFolderError: the folder holds another run, other files, a damaged one, cannot be written, or another
+                process works in it.
             RemoteModelError: the address of an endpoint is no URL, or carries credentials.
+            PromptFileError: a preset of prompts cannot be had.
         """
         path = Path(path)
         # The settings are written down at once, an address in them too.
         check_address(settings.api_base)
         check_address(settings.judge_api_base)
-        if (path / "run.json").is_file():
-            record = RunRecord.load(path)
-            differing = _differences(record, settings)
-            if differing and not record.stages:
-                # Nothing was finished under the other settings: a mistake in them was probably just mended.
-                record = new_record(settings)
-            elif differing:
-                raise OtherRunError(path, differing)
-            record.settings = settings
-            return cls(path, record)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if holds_other_things(path, "run.json"):
             raise RunFolderError(f"{path} exists and is not a run folder; give another --out")
+        lock = Lock.take(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            folder = cls(path, new_record(settings))
-            folder.record.save(path)
-        except OSError as error:
-            raise RunFolderError(f"cannot write to {path}: {error.strerror}; give another --out") from None
-        return folder
+            return cls(path, _record_of(path, settings), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def finished(self, stage: str) -> bool:
         """Whether this stage ran to its end."""
         return stage in self.record.stages
+
+    def finish(self, stage: str) -> None:
+        """Takes the SHA-256 of what the stage left, once it is where a power cut cannot undo it, and writes `run.json`.
+
+        The stage itself has to stand in the record already.
+        """
+        for name in files_of(stage):
+            file = self.path / name
+            if file.is_file():
+                sync(file)
+                sync(file.parent)
+                self.record.files[name] = file_sha256(file)
+        # A folder that `locate` began and `run` went on with is made by the latter.
+        self.record.command = typed_command() or self.record.command
+        self.save()
+
+    def forget(self, stage: str) -> None:
+        """Has a stage, and all that rests on it, done again."""
+        _forget(self.record, stage)
+        self.save()
 
     def save(self) -> None:
         """Writes `run.json`."""
@@ -61,11 +93,9 @@ class RunFolder:
 
     def arm_file(self, arm: str, name: str) -> Path:
         """A file of one arm; PKE's delta is the run's own, at the top."""
-        if arm == "pke" and name == "delta.safetensors":
-            return self.path / name
-        folder = self.path / "arms" / arm
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / name
+        path = self.path / arm_path(arm, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def write_lines(self, path: Path, rows: Iterable[object]) -> None:
         """Writes dataclasses or mappings as JSONL, atomically."""
@@ -73,7 +103,15 @@ class RunFolder:
             json.dumps(row if isinstance(row, Mapping) else asdict(row), ensure_ascii=False)  # type: ignore[call-overload]
             for row in rows
         )
-        write_atomically(path, "".join(f"{line}\n" for line in lines))
+        write_atomically(path, (f"{_encodable(line)}\n" for line in lines))
+
+    def write_answers(self, rows: Iterable[object]) -> None:
+        """Writes `responses.jsonl`, the answers of all arms, and notes its SHA-256 for the next `save`."""
+        if self.record.files.pop(ANSWERS, None) is not None:
+            # A kill between the new file and its new sum must not make it look damaged.
+            self.save()
+        self.write_lines(self.path / ANSWERS, rows)
+        self.record.files[ANSWERS] = file_sha256(self.path / ANSWERS)
 
     def read_lines(self, path: Path) -> list[dict[str, Any]]:
         """Reads what `write_lines` wrote.
@@ -82,13 +120,92 @@ class RunFolder:
             RunFolderError: absent or damaged.
         """
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            # An answer may hold the other separators that `splitlines` knows.
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path}: damaged ({error}); remove the run folder and run again") from None
 
 
 # What decides only how arms are measured; it may change as long as none has been.
 OF_MEASURING = {"evaluate", "judge_api_base", "concurrency", "temperature"}
+
+
+def _encodable(line: str) -> str:
+    """JSON with halves of surrogate pairs, which UTF-8 has no bytes for, as escapes."""
+    return re.sub(r"[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", line)
+
+
+def _record_of(path: Path, settings: RunSettings) -> RunRecord:
+    """The record of a locked folder for this run: what it holds, looked through, or a new one."""
+    inputs = hash_inputs(settings)
+    found = (path / "run.json").is_file()
+    record = RunRecord.load(path) if found else new_record(settings)
+    if found:
+        differing = _differences(record, settings)
+        differing += [
+            f"the content of {getattr(settings, name)}"
+            for name, digest in inputs.items()
+            if record.inputs.get(name, digest) != digest
+        ]
+        if differing and record.stages:
+            raise OtherRunError(path, differing)
+        if differing:
+            # Nothing was finished under the other settings: a mistake in them was probably just mended.
+            record = new_record(settings)
+    record.settings = settings
+    record.inputs |= inputs
+    if found:
+        _look_through(path, record)
+        return record
+    try:
+        record.save(path)
+    except OSError as error:
+        raise RunFolderError(f"cannot write to {path}: {error.strerror}; give another --out") from None
+    return record
+
+
+def _look_through(path: Path, record: RunRecord) -> None:
+    """Forgets the stages whose files are gone.
+
+    Raises:
+        RunFolderError: a file is not what its stage left.
+    """
+    owners = {name: stage for stage in record.stages for name in files_of(stage)}
+    gone = []
+    for name, digest in record.files.items():
+        file = path / name
+        if not file.exists():
+            gone.append(name)
+            continue
+        try:
+            found = file_sha256(file)
+        except OSError as error:
+            raise RunFolderError(f"{file}: damaged ({error.strerror}); {_remedy(owners.get(name))}") from None
+        if found != digest:
+            raise RunFolderError(
+                f"{file}: damaged or changed since it was written (its SHA-256 begins with {found[:8]}, not "
+                f"{digest[:8]}); {_remedy(owners.get(name))}"
+            )
+    for name in gone:
+        if name == ANSWERS:
+            record.files.pop(name, None)
+            record.metrics = {}
+        elif name in owners:
+            _forget(record, owners[name])
+
+
+def _remedy(stage: str | None) -> str:
+    again = "it is put together again" if stage is None else f"the stage {stage!r} and what rests on it are done again"
+    return f"put the original back, or delete the file and {again}"
+
+
+def _forget(record: RunRecord, stage: str) -> None:
+    for one in resting_on(stage, [*record.stages]):
+        del record.stages[one]
+        for name in files_of(one):
+            record.files.pop(name, None)
+        if split(one)[0] in MEASURING:
+            record.metrics = {}
 
 
 def _differences(record: RunRecord, now: RunSettings) -> list[str]:
@@ -124,7 +241,9 @@ def move_aside(path: Path) -> Path:
     while (target := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     try:
-        path.rename(target)
+        # Under the lock: nobody works in what is moved.
+        with Lock.take(path):
+            path.rename(target)
     except OSError as error:
         raise RunFolderError(f"cannot move {path} aside: {error.strerror}; give another --out") from None
     return target

@@ -209,7 +209,7 @@ class Measuring(Stages):
     def _combine(self, measured: dict[str, Measurement]) -> None:
         """All answers in one file; in the record metrics, each arm against vanilla and against PKE, and verdicts."""
         rows = [response for arm in measured for response in measured[arm].responses]
-        self._folder.write_lines(self._folder.path / "responses.jsonl", rows)
+        self._folder.write_answers(rows)
         record = self._folder.record
         record.metrics = {
             arm: {name: _recorded(metric) for name, metric in one.metrics.items()} for arm, one in measured.items()

@@ -11,8 +11,9 @@ from pkedit.edit.strength import Strength
 from pkedit.errors import PkeditError, RunFolderError
 from pkedit.locate.causal import causal_check
 from pkedit.locate.dinm import toxic_layer, whole_layer
-from pkedit.locate.locating import Located, locate, pair_dialogues
+from pkedit.locate.locating import locate, pair_dialogues
 from pkedit.locate.region import Region, random_region
+from pkedit.models.batches import dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
 from pkedit.models.remote_endpoint import is_remote
@@ -20,9 +21,11 @@ from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
 from pkedit.run.explaining import explain
 from pkedit.run.folder import RunFolder
+from pkedit.run.left import MEANS
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import EditRecord, RunRecord
 from pkedit.run.stages import Observer, Silent
+from pkedit.run.stored import read_means, write_means
 from pkedit.settings import ARMS, RunSettings
 
 Until = Literal["locate", "edit", "measure"]
@@ -54,8 +57,8 @@ def run(
         )
     if settings.engine != "transformers":
         raise PkeditError(f"the engine {settings.engine} can only measure; leave it out, or use pkedit evaluate")
-    folder = RunFolder.open(out, settings)
-    return _Pipeline(folder, settings, observer or Silent(), chat).through(until)
+    with RunFolder.open(out, settings) as folder:
+        return _Pipeline(folder, settings, observer or Silent(), chat).through(until)
 
 
 class _Pipeline(Measuring):
@@ -64,7 +67,6 @@ class _Pipeline(Measuring):
     def __init__(self, folder: RunFolder, settings: RunSettings, observer: Observer, chat: ChatModel | None) -> None:
         super().__init__(folder, settings, observer, chat)
         self._kept: list[Demonstration] = []
-        self._located: Located | None = None
 
     def through(self, until: Until) -> RunRecord:
         """All stages up to `until`."""
@@ -104,7 +106,7 @@ class _Pipeline(Measuring):
             return
         chat = self.chat
         with self.stage("locate"):
-            self._located = locate(
+            located = locate(
                 chat,
                 self._pairs,
                 self._kept,
@@ -112,27 +114,29 @@ class _Pipeline(Measuring):
                 seed=self._settings.seed,
                 progress=self._observer.step,
             )
-            self._located.region.save(
-                self._folder.path / "region.json", layer_weight_change=self._located.layer_weight_change
-            )
+            located.region.save(self._folder.path / "region.json", layer_weight_change=located.layer_weight_change)
+            write_means(self._folder.path / MEANS, located.means)
 
     def _check_region(self) -> None:
         if self._folder.finished("causal"):
             return
-        if self._located is None:
-            # Resumed between the two stages: the means are not on disk, so trace again.
-            del self._folder.record.stages["locate"]
+        if not (self._folder.path / MEANS).is_file():
+            # Located by an older pkedit, which did not keep them: trace again.
+            self._folder.forget("locate")
             self._locate()
-        located, options = self._located, self._settings.locate
-        assert located is not None
+        options = self._settings.locate
+        harmless = [
+            dialogue(self.chat, kept.prompt.text, kept.answer, limit=options.tokens, ended=False)
+            for kept in self._kept[: options.demonstrations]
+        ]
         bare = [pair for pair in self._pairs if pair.prompt.attack is None][: options.causal_pairs]
         with self.stage("causal"), self.chat.frozen(), arithmetic(self.chat, options.precision, cast_once=True):
             check = causal_check(
                 self.chat,
-                located.region,
-                located.means,
+                Region.load(self._folder.path / "region.json"),
+                [mean.to(self.chat.device) for mean in read_means(self._folder.path / MEANS)],
                 pair_dialogues(self.chat, bare, limit=8),
-                sorted(located.harmless, key=len)[: options.causal_pairs],
+                sorted(harmless, key=len)[: options.causal_pairs],
                 random_regions=options.random_regions,
                 first_tokens=options.first_tokens,
                 first_weight=options.first_weight,

@@ -39,15 +39,15 @@ def evaluate_remote(
             f"{settings.model} is behind an endpoint, and a delta needs the weights; leave --delta out"
         )
     settings = settings.model_copy(update={"arms": ("vanilla",)})
-    folder = RunFolder.open(out, settings)
-    model = model or RemoteModel(
-        settings.model,
-        api_base=settings.api_base,
-        cache=default_cache_folder(),
-        concurrency=settings.concurrency,
-        temperature=settings.temperature,
-    )
-    return _RemoteEvaluation(folder, settings, observer, None).measured(model)
+    with RunFolder.open(out, settings) as folder:
+        model = model or RemoteModel(
+            settings.model,
+            api_base=settings.api_base,
+            cache=default_cache_folder(),
+            concurrency=settings.concurrency,
+            temperature=settings.temperature,
+        )
+        return _RemoteEvaluation(folder, settings, observer, None).measured(model)
 
 
 class _RemoteEvaluation(Measuring):

@@ -6,12 +6,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
 
+import torch
+
+from pkedit.errors import OtherRunError
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
 from pkedit.models.memory import give_back_freed_memory
 from pkedit.prompts import ContrastPair
 from pkedit.run.data import read_splits
 from pkedit.run.folder import RunFolder
+from pkedit.run.inputs import weights_identity
 from pkedit.run.record import StageRecord
 from pkedit.settings import RunSettings
 
@@ -62,9 +66,26 @@ class Stages:
                 trust_remote_code=self._settings.trust_remote_code,
                 quantisation=self._settings.quantisation,
             )
+            self._remember_model(self._chat)
             self.finish("load", started)
         self._folder.record.model_note = self._chat.reason
         return self._chat
+
+    def _remember_model(self, chat: ChatModel) -> None:
+        """Into the record: which weights these are, and what they are computed with.
+
+        Raises:
+            OtherRunError: stages were finished with other weights of the same name.
+        """
+        record, name = self._folder.record, self._settings.model
+        identity = weights_identity(name, chat.model)
+        if identity is not None:
+            if record.stages and record.inputs.get("model", identity) != identity:
+                raise OtherRunError(self._folder.path, [f"the weights of {name}"])
+            record.inputs["model"] = identity
+        record.hardware["threads"] = torch.get_num_threads()
+        if chat.device.type == "cuda":
+            record.hardware["accelerator"] = torch.cuda.get_device_name(chat.device)
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
@@ -76,8 +97,8 @@ class Stages:
     def finish(self, name: str, started: float) -> None:
         """Marks a stage as done; only now is it skipped by a later run."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._folder.record.stages[name] = StageRecord(
-            seconds=round(time.perf_counter() - started, 2), peak_memory=peak
-        )
-        self._folder.save()
+        # No clock is trusted to go forwards only.
+        seconds = max(0.0, round(time.perf_counter() - started, 2))
+        self._folder.record.stages[name] = StageRecord(seconds=seconds, peak_memory=peak)
+        self._folder.finish(name)
         give_back_freed_memory()

@@ -1,9 +1,16 @@
-"""What was measured of one arm, on disk: its answers with their verdicts, its metrics and its drift."""
+"""What was measured of one arm, on disk: its answers with their verdicts, its metrics and its drift; and the means of
+neurons on harmless prompts, which the causal check needs after a kill behind locating."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pkedit.edit.tensor_file import save_tensors
 from pkedit.errors import RunFolderError
 from pkedit.evaluate.drift import Drift
 from pkedit.evaluate.measure import Measurement, Response, StoredVerdict
@@ -50,6 +57,24 @@ def read_measurement(folder: RunFolder, arm: str, judges: Sequence[Judge]) -> Me
         ) from None
     _check_judged_alike(folder, arm, measured, judges)
     return measured
+
+
+def write_means(path: Path, means: Sequence[Tensor]) -> None:
+    """Writes ā of each MLP, [neurons]."""
+    save_tensors({f"{place:05}": one for place, one in enumerate(means)}, path)
+
+
+def read_means(path: Path) -> tuple[Tensor, ...]:
+    """What `write_means` wrote, on the processor.
+
+    Raises:
+        RunFolderError: absent or damaged.
+    """
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"{path}: damaged ({error}); delete it, and locating is done again") from None
+    return tuple(found[name] for name in sorted(found))
 
 
 def _check_judged_alike(folder: RunFolder, arm: str, measured: Measurement, judges: Sequence[Judge]) -> None:

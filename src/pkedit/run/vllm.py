@@ -41,7 +41,8 @@ def evaluate_by_vllm(settings: RunSettings, out: str | Path, *, observer: Observ
         )
     arms = ("vanilla",) if settings.adapter is None else ("vanilla", "pke")
     settings = settings.model_copy(update={"arms": arms})
-    return _VllmEvaluation(RunFolder.open(out, settings), settings, observer, None).measured()
+    with RunFolder.open(out, settings) as folder:
+        return _VllmEvaluation(folder, settings, observer, None).measured()
 
 
 class _VllmEvaluation(Measuring):

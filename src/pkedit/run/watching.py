@@ -23,6 +23,11 @@ STAGE_NAMES = {
     "locate": "locating the region",
     "causal": "checking the region against random ones",
     "explain": "tracing what the edit changed",
+    "reference": "computing the edit's logits",
+    "save": "saving",
+    "compare": "loading what was saved and comparing it with the edit",
+    "restore": "putting the original vectors back",
+    "upload": "uploading to the Hub",
     "check": "reading the configuration and measuring this machine",
 }
 VERBS = {

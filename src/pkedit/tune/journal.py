@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from pkedit.errors import OtherRunError, RunFolderError, first_line
+from pkedit.run.lock import holds_other_things
 from pkedit.run.record import RecordedMetric
 from pkedit.settings import RunSettings
 from pkedit.tune.space import ranges, start
@@ -43,7 +44,7 @@ class Journal:
             RunFolderError: it holds other files, a damaged journal, or cannot be written.
         """
         path = folder / JOURNAL
-        if not path.exists() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if holds_other_things(folder, JOURNAL):
             raise RunFolderError(f"{folder} exists and holds no search; give another --out")
         try:
             folder.mkdir(parents=True, exist_ok=True)

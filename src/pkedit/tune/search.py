@@ -15,6 +15,7 @@ from pkedit.errors import (
     OutOfMemoryError,
     PkeditError,
     RegionError,
+    RunFolderError,
 )
 from pkedit.evaluate.capability import check_tasks
 from pkedit.locate.region import random_region
@@ -23,12 +24,13 @@ from pkedit.models.loading import load_model
 from pkedit.models.memory import give_back_freed_memory
 from pkedit.models.remote_endpoint import is_remote
 from pkedit.run.data import edit_prompts, held_out_prompts, read_splits, sample_targets
+from pkedit.run.lock import Lock, holds_other_things
 from pkedit.run.pipeline import run
 from pkedit.run.record import RecordedMetric, RunRecord, write_atomically
 from pkedit.run.stages import Observer, Silent
 from pkedit.settings import RunSettings
 from pkedit.tune import CHOSEN
-from pkedit.tune.journal import Journal
+from pkedit.tune.journal import JOURNAL, Journal
 from pkedit.tune.scoring import Scores, SelectSplit, search_judges
 from pkedit.tune.shared import Edits, Regions
 from pkedit.tune.space import settings_at
@@ -114,10 +116,24 @@ def search(
     """
     began = time.monotonic()
     _check(settings)
-    journal = Journal.open(Path(out), settings)
+    if holds_other_things(Path(out), JOURNAL):
+        raise RunFolderError(f"{out} exists and holds no search; give another --out")
+    with Lock.take(Path(out)):
+        return _search(settings, Path(out), trials, None if minutes is None else began + 60 * minutes, observer, chat)
+
+
+def _search(
+    settings: RunSettings,
+    out: Path,
+    trials: int,
+    until: float | None,
+    observer: SearchObserver | None,
+    chat: ChatModel | None,
+) -> Found:
+    journal = Journal.open(out, settings)
     bench: _Bench | None = None
-    while len(journal.trials()) < trials and not (Path(out) / CHOSEN / "run.json").is_file():
-        late = minutes is not None and time.monotonic() - began > 60 * minutes
+    while len(journal.trials()) < trials and not (out / CHOSEN / "run.json").is_file():
+        late = until is not None and time.monotonic() > until
         if late and journal.trials():
             break
         if bench is None:

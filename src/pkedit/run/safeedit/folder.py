@@ -3,12 +3,12 @@
 A case counts from the moment its whole line is on the disk. What a kill left of a line is dropped at the next start.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +17,8 @@ from pkedit.errors import OtherRunError, RunFolderError, first_line
 from pkedit.evaluate.measure import Response, StoredVerdict
 from pkedit.models.remote_endpoint import check_address
 from pkedit.run.folder import changes
-from pkedit.run.record import new_record, write_atomically
+from pkedit.run.lock import Lock, holds_other_things
+from pkedit.run.record import file_sha256, new_record, sync, write_atomically
 from pkedit.run.safeedit.settings import SCHEMA_VERSION, SafeEditRecord, SafeEditSettings
 from pkedit.settings import RunSettings
 
@@ -41,12 +42,13 @@ class CaseRow:
 
 
 class SafeEditFolder:
-    """The record, and the cases that are finished, by id. One process at a time may write to it."""
+    """The record, and the cases that are finished, by id. Locked until the end of its `with` block."""
 
-    def __init__(self, path: Path, record: SafeEditRecord, rows: dict[str, CaseRow]) -> None:
+    def __init__(self, path: Path, record: SafeEditRecord, rows: dict[str, CaseRow], lock: Lock) -> None:
         self.path = path
         self.record = record
         self.rows = rows
+        self._lock = lock
 
     @classmethod
     def open(cls, path: str | Path, settings: SafeEditSettings, source: Path, cases_in_file: int) -> "SafeEditFolder":
@@ -59,13 +61,27 @@ class SafeEditFolder:
             cases_in_file: how many it has.
 
         Raises:
-            RunFolderError: the folder holds another run, other files, a damaged line, or cannot be written.
+            RunFolderError: the folder holds another run, other files, a damaged line, cannot be written, or another
+                process works in it.
             RemoteModelError: the address of remote judges is no URL, or carries credentials.
         """
         path = Path(path)
         # The settings are written down at once, an address in them too.
         check_address(settings.judge_api_base)
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        digest = file_sha256(source)
+        if holds_other_things(path, RECORD):
+            raise RunFolderError(f"{path} exists and is not a folder of pkedit safeedit; give another --out")
+        lock = Lock.take(path)
+        try:
+            return cls._opened(path, settings, source, digest, cases_in_file, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _opened(
+        cls, path: Path, settings: SafeEditSettings, source: Path, digest: str, cases_in_file: int, lock: Lock
+    ) -> "SafeEditFolder":
         if (path / RECORD).is_file():
             record = _read_record(path / RECORD)
             differing = _differences(record.settings, settings)
@@ -76,10 +92,8 @@ class SafeEditFolder:
                 raise OtherRunError(path, differing)
             if not differing:
                 record.settings = settings
-                return cls(path, record, rows)
+                return cls(path, record, rows, lock)
             # No case was finished under the other settings: a mistake in them was probably just mended.
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunFolderError(f"{path} exists and is not a folder of pkedit safeedit; give another --out")
         new = new_record(RunSettings(model=settings.model))
         record = SafeEditRecord(
             created=new.created,
@@ -90,13 +104,20 @@ class SafeEditFolder:
             versions=new.versions,
             hardware=dict(new.hardware),
         )
-        folder = cls(path, record, {})
+        folder = cls(path, record, {}, lock)
         try:
-            path.mkdir(parents=True, exist_ok=True)
             folder.save()
         except OSError as error:
             raise RunFolderError(f"cannot write to {path}: {error.strerror}; give another --out") from None
         return folder
+
+    def __enter__(self) -> "SafeEditFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
 
     def append(self, row: CaseRow) -> None:
         """Adds a finished case; when this returns, no kill and no power cut loses it."""
@@ -105,6 +126,9 @@ class SafeEditFolder:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
+        if not self.rows:
+            # The file itself is new as well.
+            sync(self.path)
         self.rows[row.case] = row
 
     def save(self) -> None:

@@ -52,7 +52,18 @@ def run_safeedit(
     observer = observer or Silent()
     source = source_of(settings.file)
     cases = load_safeedit(source)
-    folder = SafeEditFolder.open(out, settings, source, len(cases))
+    with SafeEditFolder.open(out, settings, source, len(cases)) as folder:
+        return _through(folder, cases, settings, observer, chat, judges)
+
+
+def _through(
+    folder: SafeEditFolder,
+    cases: Sequence[SafeEditCase],
+    settings: SafeEditSettings,
+    observer: Observer,
+    chat: ChatModel | None,
+    judges: Sequence[Judge] | None,
+) -> SafeEditRecord:
     drawn = draw(cases, settings)
     waiting = [case for case in drawn if case.id not in folder.rows]
     if waiting:
