@@ -9,7 +9,7 @@ compare: .venv
 
 test: lint
 	# Each on one thread: the tiny models of these tests gain nothing from more.
-	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -n auto
+	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -n auto --dist worksteal
 	.venv/bin/pytest -m slow
 
 lint: .venv

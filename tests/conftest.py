@@ -1,32 +1,60 @@
 """Fixtures that every test may use. Nothing here, and no test that is not marked slow, needs the network."""
 
+import gc
 import os
-
-# Before transformers is imported: a model name that does not exist must fail at once, not after retries.
-os.environ["HF_HUB_OFFLINE"] = "1"
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pkedit.models.chat import ChatModel
-from tiny import Planted, make_chat, planted_chat
+if TYPE_CHECKING:
+    from pkedit.models.chat import ChatModel
+    from tiny import Planted
+
+# Before transformers is imported: a model name that does not exist must fail at once, not after retries.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests are compiled once, and not by every worker of every session.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# What is imported stays: until it all is, looking for garbage in it finds nothing.
+gc.disable()
 
 # Grouped-query attention; attention biases; Conv1D, whose weights are stored the other way round.
 TINY_FAMILIES = ("llama", "qwen2", "gpt2")
 
 
+def pytest_collection_finish() -> None:
+    """Garbage is collected again, but what was imported is no longer searched for it: half a second each time."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_kept() -> None:
+    """What earlier tests have imported is not searched for garbage either."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=TINY_FAMILIES)
-def chat(request: pytest.FixtureRequest) -> ChatModel:
+def chat(request: pytest.FixtureRequest) -> "ChatModel":
     """A random two-layer model of each family in turn."""
+    from tiny import make_chat
+
     return make_chat(request.param)
 
 
 @pytest.fixture
-def llama() -> ChatModel:
+def llama() -> "ChatModel":
     """A random two-layer Llama, for promises that do not depend on the family."""
+    from tiny import make_chat
+
     return make_chat("llama")
 
 
 @pytest.fixture
-def planted() -> Planted:
+def planted() -> "Planted":
     """A model whose toxic neuron is known."""
+    from tiny import planted_chat
+
     return planted_chat()

@@ -17,6 +17,7 @@ from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+from unittest.mock import patch
 
 RETRY_AFTER = 0.3
 SLOW_SECONDS = 1.6
@@ -120,6 +121,8 @@ class FakeOpenAI:
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        # Where a broken connection says nothing of it, a client waits half a second before it asks again.
+        self._hurry = patch("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
     @property
     def url(self) -> str:
@@ -138,6 +141,7 @@ class FakeOpenAI:
             return own.pop(0) if own else self.every
 
     def __enter__(self) -> Self:
+        self._hurry.start()
         self._thread.start()
         return self
 
@@ -147,6 +151,7 @@ class FakeOpenAI:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        self._hurry.stop()
 
 
 class _Server(ThreadingHTTPServer):

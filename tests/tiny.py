@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from pkedit.locate.region import Region, RegionNeuron
 from pkedit.models.chat import ChatModel
 from pkedit.models.experts import calls_views
+from pkedit.models.families import FAMILIES
 from pkedit.models.loading import assemble as assemble_chat
 from pkedit.prompts.types import ContrastPair, Demonstration, Kind, Prompt
 
@@ -101,9 +103,16 @@ def make_model(
         return AutoModelForCausalLM.from_config(settings, dtype=torch.float32).eval()
 
 
+_PROVEN: dict[str, ChatModel] = {}
+
+
 def make_chat(family: str = "llama", **options: Any) -> ChatModel:
-    """A random chat model, proven by the probe as `load_model` does."""
-    return assemble(make_model(family, **options))
+    """A random chat model, proven by the probe as `load_model` does: a copy, for each is proven only once."""
+    # A test may have changed what the table says of the family.
+    asked = repr((family, sorted(options.items()), FAMILIES.get(family)))
+    if asked not in _PROVEN:
+        _PROVEN[asked] = assemble(make_model(family, **options))
+    return deepcopy(_PROVEN[asked])
 
 
 def assemble(model: Any) -> ChatModel:

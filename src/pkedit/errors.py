@@ -90,5 +90,13 @@ class TalkError(PkeditError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line that an error of a library says, for a message of one line; its kind where it says nothing."""
+    """The first line that an error of a library says, for a message of one line; its kind where it says nothing.
+
+    Of pydantic's, whose first line only counts, it is the first fault and its place.
+    """
+    if type(error).__module__.startswith("pydantic"):
+        fault = error.errors()[0]  # type: ignore[attr-defined]
+        place = ".".join(str(part) for part in fault["loc"]) or "content"
+        # A place is a name from the file.
+        return f"{place if place.isprintable() else repr(place)}"[:80] + f": {fault['msg'].lower()}"
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -54,10 +54,13 @@ def agreed(question: str, *, yes: bool) -> bool:
 
 
 def unbreakable_streams() -> None:
-    """Shows what a stream's encoding lacks as escapes: a character of a model's answer must not end the program."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    """Shows what a stream's encoding lacks as escapes: a character of a model's answer must not end the program.
+
+    Nor must a byte that was typed or piped in: what is no character reads as �.
+    """
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != errors:
+            stream.reconfigure(errors=errors)
 
 
 def prepare(verbose: bool) -> None:

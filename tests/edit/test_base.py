@@ -71,12 +71,14 @@ def test_a_file_without_the_facts_still_loads_and_applies(tmp_path: Path) -> Non
         pass
 
 
-def test_facts_that_a_later_version_adds_are_left_out_and_damaged_ones_refused(tmp_path: Path) -> None:
+def test_unknown_facts_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     facts = base_facts(make_chat("llama"))
-    assert BaseFacts.from_json(json.dumps({**json.loads(facts.to_json()), "colour": "red"})) == facts
+    assert BaseFacts.from_json(facts.to_json()) == facts
+    with pytest.raises(DeltaError, match="unknown: colour"):
+        BaseFacts.from_json(json.dumps({**json.loads(facts.to_json()), "colour": "red"}))
     path = tmp_path / "delta.safetensors"
     header = {"format": "pkedit-delta", "schema_version": "1", "made_for": '{"hidden": 3}'}
-    save_file({"layers.0.neurons": torch.zeros(1)}, path, header)
+    save_file({"layers.0.neurons": torch.zeros(1, dtype=torch.int64)}, path, header)
     with pytest.raises(DeltaError, match="damaged"):
         Delta.load(path)
 

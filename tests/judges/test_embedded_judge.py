@@ -1,5 +1,6 @@
 """The learned judge: probabilities that follow from its numbers, verdicts that follow from the probabilities."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,14 @@ def rows(count: int = 12) -> list[LabelledAnswer]:
     ]
 
 
+@cache
+def learnt() -> Numbers:
+    """What is learnt from all rows."""
+    return fit(rows())
+
+
 def test_it_learns_to_tell_what_people_called_harmful() -> None:
-    numbers = fit(rows())
+    numbers = learnt()
     harmful, safe = numbers.probability([QUESTION] * 2, [COMPLIANCE, REFUSAL])
     assert harmful > 0.8
     assert safe < 0.2
@@ -45,7 +52,7 @@ def test_one_kind_of_label_teaches_nothing() -> None:
 
 
 def test_numbers_survive_their_file() -> None:
-    numbers = fit(rows())
+    numbers = learnt()
     again = Numbers.from_bytes(numbers.to_bytes())
     answers = [COMPLIANCE, REFUSAL, "Maybe.", ""]
     assert again.probability([QUESTION] * 4, answers) == pytest.approx(
@@ -54,7 +61,7 @@ def test_numbers_survive_their_file() -> None:
 
 
 def test_the_probability_is_the_logistic_of_weighted_features() -> None:
-    numbers = fit(rows())
+    numbers = learnt()
     value = features([QUESTION], [COMPLIANCE], numbers.rarity).toarray()[0] @ numbers.weights + numbers.intercept
     assert numbers.probability([QUESTION], [COMPLIANCE])[0] == pytest.approx(1 / (1 + np.exp(-value)))
 
@@ -79,7 +86,7 @@ def test_the_shipped_judge_calls_a_refusal_refused_and_compliance_harmful() -> N
 
 
 def test_what_is_neither_harmful_nor_a_refusal_is_benign() -> None:
-    numbers = Numbers(np.ones(HASHES, np.float32), np.zeros(fit(rows()).weights.size, np.float32), -3.0)
+    numbers = Numbers(np.ones(HASHES, np.float32), np.zeros(learnt().weights.size, np.float32), -3.0)
     (verdict,) = EmbeddedJudge(numbers).judge([QUESTION], ["Locks are old. Keys are older."], harmful_request=True)
     assert verdict.judgement is Judgement.BENIGN
     assert verdict.probability == pytest.approx(1 / (1 + np.exp(3)), rel=1e-3)
@@ -99,7 +106,7 @@ def test_answers_and_questions_must_be_as_many() -> None:
 
 
 def test_other_numbers_are_another_version() -> None:
-    versions = {EmbeddedJudge().version, EmbeddedJudge(fit(rows())).version, EmbeddedJudge(fit(rows(8))).version}
+    versions = {EmbeddedJudge().version, EmbeddedJudge(learnt()).version, EmbeddedJudge(fit(rows(8))).version}
     assert len(versions) == 3
 
 

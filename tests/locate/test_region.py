@@ -158,9 +158,9 @@ def test_a_layer_without_room_for_a_random_region_is_an_error() -> None:
 def test_a_region_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     region = choose_region(SIGNALS, {"a": 1.0, "b": -0.5}, count=4, layers=(0, 2))
     path = tmp_path / "region.json"
-    region.save(path, causal={"effect": 0.5})
+    region.save(path, layer_weight_change=[0.5, 0.25])
     assert Region.load(path) == region
-    assert json.loads(path.read_text())["causal"] == {"effect": 0.5}
+    assert json.loads(path.read_text())["layer_weight_change"] == [0.5, 0.25]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"neurons": [{"layer": 1}], "signals": {}, "layer_totals": {}}'])

@@ -11,7 +11,8 @@ import pytest
 
 from checkpoints import EIGHT_BILLION
 from pkedit.errors import ModelLoadError
-from pkedit.models.configs import download_folder, has_chat_template, meta_model, quantisation_of, read_config
+from pkedit.models.checkpoint import meta_model
+from pkedit.models.configs import download_folder, has_chat_template, quantisation_of, read_config
 from pkedit.models.family import find_sites
 from pkedit.models.shape import shape_of
 from tiny import make_model, make_tokenizer

@@ -37,15 +37,18 @@ class BaseFacts:
 
     @classmethod
     def from_json(cls, text: str) -> "BaseFacts":
-        """What `to_json` wrote; facts that a later version adds are left out.
+        """What `to_json` wrote.
 
         Raises:
             DeltaError: it is something else.
         """
         try:
             content = json.loads(text)
+            unknown = content.keys() - {field.name for field in fields(cls)}
+            if unknown:
+                raise KeyError(f"unknown: {min(unknown)}"[:80])
             return cls(**{field.name: field.type(content[field.name]) for field in fields(cls)})  # type: ignore[operator]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DeltaError(
                 f"the facts about the base model are damaged ({error!r}); edit again, or take another copy of the file"
             ) from None

@@ -5,23 +5,22 @@ stored originals back, so the base model returns bit for bit.
 """
 
 import json
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pkedit.edit.base import BaseFacts, check_base
+from pkedit.edit.delta_file import ANEW, FORMAT, SCHEMA_VERSION, check_layer, read_file
+from pkedit.edit.tensor_file import save_tensors
 from pkedit.errors import DeltaError
 from pkedit.models.acting import acting
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import MlpSite, SiteId, site_order
 
-SCHEMA_VERSION = 1
 # How far the same de-quantised weights may lie apart, of their length.
 SAME = 0.01
 WRITE = "write"
@@ -96,12 +95,18 @@ class Delta:
             DeltaError: the model is of another kind than this delta's base, its weights there are not the originals, or
                 they are quantised, so that nothing can be written to them: there, use `applied_to`.
         """
+        self._check_writable(chat)
+        self._write(chat)
+
+    def _check_writable(self, chat: ChatModel) -> None:
         self.check(chat)
         if self._quantised(chat):
             raise DeltaError(
                 f"the weights of {chat.name} are quantised, so that no edit can be written to them; it can act "
                 "meanwhile (Delta.applied_to), or go onto the full-precision weights (pkedit export --base MODEL)"
             )
+
+    def _write(self, chat: ChatModel) -> None:
         with torch.no_grad():
             for site, layer in self._placed(chat):
                 for part, change in layer.change.items():
@@ -138,8 +143,10 @@ class Delta:
                         stack.enter_context(acting(site, read_of(part), neurons, change.to(site.device)))
                 yield
             return
-        self.apply(chat)
+        self._check_writable(chat)
         try:
+            # Inside: an interruption half way leaves nothing of the edit behind.
+            self._write(chat)
             yield
         finally:
             self.revert(chat)
@@ -177,7 +184,11 @@ class Delta:
         return Delta(tuple(merged), self.base or other.base, self.made_for or other.made_for)
 
     def save(self, path: str | Path, **metadata: object) -> None:
-        """Writes a safetensors file; `metadata` is kept as JSON in its header."""
+        """Writes a safetensors file; `metadata` is kept as JSON in its header.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         tensors = {}
         for layer in self.layers:
             prefix = layer.name
@@ -185,50 +196,30 @@ class Delta:
             for part in layer.change:
                 tensors[f"{prefix}.{part}.change"] = layer.change[part].cpu().contiguous()
                 tensors[f"{prefix}.{part}.original"] = layer.original[part].cpu().contiguous()
-        header = {"format": "pkedit-delta", "schema_version": str(SCHEMA_VERSION), "base": self.base}
+        header = {"format": FORMAT, "schema_version": str(SCHEMA_VERSION), "base": self.base}
         if self.made_for is not None:
             header["made_for"] = self.made_for.to_json()
-        temporary = Path(path).with_suffix(".tmp")
-        save_file(tensors, temporary, {**header, "extra": json.dumps(metadata)})
-        temporary.replace(path)
+        save_tensors(tensors, Path(path), {**header, "extra": json.dumps(metadata)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Delta":
         """Reads what `save` wrote.
 
         Raises:
-            DeltaError: not a delta file, damaged, or of another schema version.
+            DeltaError: not a delta file, damaged, of another schema version, or it cannot be an edit of any model.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise DeltaError(
-                f"{path}: not a readable delta file ({error}); name the delta.safetensors of a run"
-            ) from None
-        if header.get("format") != "pkedit-delta" or header.get("schema_version") != str(SCHEMA_VERSION):
-            raise DeltaError(
-                f"{path}: not a pkedit delta of schema version {SCHEMA_VERSION}; edit again with this pkedit"
-            )
+        header, sites = read_file(path)
         layers = []
-        try:
-            for (layer, expert), content in _by_site(tensors):
-                parts = sorted(name.removesuffix(".change") for name in content if name.endswith(".change"))
-                layers.append(
-                    LayerDelta(
-                        layer,
-                        content["neurons"],
-                        {part: content[f"{part}.change"] for part in parts},
-                        {part: content[f"{part}.original"] for part in parts},
-                        expert,
-                    )
-                )
-        except (KeyError, ValueError) as error:
-            raise DeltaError(
-                f"{path}: a tensor of the delta is missing or misnamed ({error}); edit again, or take another copy "
-                "of the file"
-            ) from None
+        for (layer, expert), content in sites:
+            if "neurons" not in content:
+                raise DeltaError(f"{path}: a tensor of layer {layer} is missing (neurons); {ANEW}")
+            changes, originals = (
+                {name.removesuffix(end): tensor for name, tensor in sorted(content.items()) if name.endswith(end)}
+                for end in (".change", ".original")
+            )
+            read = LayerDelta(layer, content["neurons"], changes, originals, expert)
+            check_layer(f"{path}: {read.name}", read.neurons, read.change, read.original)
+            layers.append(read)
         made_for = BaseFacts.from_json(header["made_for"]) if "made_for" in header else None
         return cls(tuple(layers), header.get("base", ""), made_for)
 
@@ -252,20 +243,21 @@ class Delta:
         """That this edit was made for this model, as it is now.
 
         Raises:
-            DeltaError: it was not, or it holds NaN.
+            DeltaError: it was not, or it is no edit of any model: it holds NaN, a neuron twice, or wrong shapes.
         """
         if self.made_for is not None:
             check_base(self.made_for, chat, self.base)
         for site, layer in self._placed(chat):
+            check_layer(site.name, layer.neurons, layer.change, layer.original)
             if len(layer.neurons) and int(layer.neurons.max()) >= site.neurons:
                 raise DeltaError(
                     f"the delta changes neuron {int(layer.neurons.max())} of {site.name}, which has {site.neurons}; "
                     "name the model it was made for"
                 )
             for part, original in layer.original.items():
-                if not torch.isfinite(layer.change[part]).all():
+                if part not in part_names(site):
                     raise DeltaError(
-                        f"{site.name}: the delta holds NaN or Inf; edit again, or take another copy of the file"
+                        f"{site.name}: the delta changes {part}, which it does not have; name the model it was made for"
                     )
                 rows = vectors(site, part)
                 now = rows[layer.neurons.to(rows.device)]
@@ -300,16 +292,3 @@ def _merge(first: LayerDelta, second: LayerDelta) -> LayerDelta:
             change[part][at] += layer.change[part]
             original[part][at] = layer.original[part]
     return LayerDelta(first.layer, neurons, change, original, first.expert)
-
-
-def _by_site(tensors: Mapping[str, Tensor]) -> list[tuple[SiteId, dict[str, Tensor]]]:
-    """The tensors of a file by MLP, under what is left of their names."""
-    grouped: dict[SiteId, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        _, layer, rest = name.split(".", 2)
-        expert = None
-        if rest.startswith("experts."):
-            _, number, rest = rest.split(".", 2)
-            expert = int(number)
-        grouped.setdefault((int(layer), expert), {})[rest] = tensor
-    return sorted(grouped.items(), key=lambda item: site_order(item[0]))

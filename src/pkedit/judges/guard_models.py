@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import LogitsProcessorList
@@ -14,6 +13,7 @@ from transformers import LogitsProcessorList
 from pkedit.errors import ChatTemplateError, ModelLoadError
 from pkedit.judges.guard_batches import ask_in_batches
 from pkedit.judges.guard_families import ChatFamily, Opinion
+from pkedit.models.rendering import render
 
 # What transformers raises where a model is missing, gated, damaged, or wants code of its own.
 LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
@@ -31,6 +31,7 @@ def load_weights(loader: Any, source: str, place: str, dtype: torch.dtype, revis
         dtype=dtype,
         device_map="auto" if place == "auto" else None,
         trust_remote_code=False,
+        use_safetensors=True,
         output_loading_info=True,
     )
     if report["missing_keys"]:
@@ -242,7 +243,7 @@ def _render(family: ChatFamily, tokenizer: Any, question: str, answer: str, *, i
         {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
         for role, text in (("user", question), ("assistant", answer))
     ]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=family.opens_answer))
+    return render(tokenizer, turns, name=f"the {family.name} guard", add_generation_prompt=family.opens_answer)
 
 
 def _wants_parts(family: ChatFamily, tokenizer: Any) -> bool:
@@ -253,7 +254,7 @@ def _wants_parts(family: ChatFamily, tokenizer: Any) -> bool:
     for in_parts in (False, True):
         try:
             text = _render(family, tokenizer, "the question", "the answer", in_parts=in_parts)
-        except (TemplateError, TypeError) as error:
+        except ChatTemplateError as error:
             problems.append(str(error))
             continue
         if "the question" in text and "the answer" in text:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pkedit.errors import PromptFileError
 from pkedit.prompts.columns import Mapping, find, no_column
-from pkedit.prompts.tables import place, read_rows
+from pkedit.prompts.tables import place, quoted, read_rows
 
 LABELS = {"1": True, "true": True, "yes": True, "harmful": True, "0": False, "false": False, "no": False, "safe": False}
 
@@ -48,7 +48,7 @@ def load_labelled(path: str | Path, columns: str | None = None) -> list[Labelled
         here = place(source, number)
         label = str(_value(row, mapping.harmful, here)).strip().lower().removesuffix(".0")
         if label not in LABELS:
-            raise PromptFileError(f"{here}: the label {label!r} is neither 1 (harmful) nor 0; write one of them")
+            raise PromptFileError(f"{here}: the label {quoted(label)} is neither 1 (harmful) nor 0; write one of them")
         question, answer = (_value(row, column, here) for column in (mapping.question, mapping.answer))
         if not isinstance(question, str) or not isinstance(answer, str):
             raise PromptFileError(f"{here}: {mapping.question} and {mapping.answer} must be texts")

@@ -7,13 +7,17 @@ from dataclasses import asdict, dataclass, field
 from functools import total_ordering
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from pkedit.errors import RegionError
+from pkedit.errors import RegionError, first_line
 from pkedit.models.family import SiteId, site_order
 from pkedit.settings import LocateSettings
+
+SCHEMA_VERSION = 1
 
 
 @total_ordering
@@ -92,33 +96,65 @@ class Region:
         """The first layer with a neuron of the region."""
         return min(neuron.layer for neuron in self.neurons)
 
-    def save(self, path: str | Path, **extra: object) -> None:
-        """Writes the region as JSON, with whatever else is given beside it."""
-        content = asdict(self)
+    def save(self, path: str | Path, *, layer_weight_change: Sequence[float] = ()) -> None:
+        """Writes the region as JSON, and beside it ‖W_after − W_before‖_F of each layer where that is known."""
+        content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         for neuron in content["neurons"]:
             if neuron["expert"] is None:
                 del neuron["expert"]
-        Path(path).write_text(json.dumps({**content, **extra}, indent=1), encoding="utf-8")
+        Path(path).write_text(
+            json.dumps({**content, "layer_weight_change": [*layer_weight_change]}, indent=1), encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "Region":
         """Reads what `save` wrote.
 
         Raises:
-            RegionError: not a region file, or without neurons.
+            RegionError: not a region file, of another schema version, without neurons, or with one of them twice.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            region = cls(
-                tuple(RegionNeuron(**neuron) for neuron in content["neurons"]),
-                content["signals"],
-                content["layer_totals"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            read = _RegionFile.model_validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            raise RegionError(
+                f"{path}: not a region file of schema version {SCHEMA_VERSION} ({first_line(error)}); "
+                "name the region.json of a run, or locate again with this pkedit in another --out"
+            ) from None
+        except (OSError, ValueError) as error:
             raise RegionError(f"{path}: not a region file ({error}); name the region.json of a run") from None
+        region = cls(
+            tuple(RegionNeuron(**neuron.model_dump()) for neuron in read.neurons), read.signals, read.layer_totals
+        )
         if not region.neurons:
             raise RegionError(f"{path}: the region is empty; locate again in another --out")
+        if len({neuron.id for neuron in region.neurons}) < len(region):
+            raise RegionError(f"{path}: a neuron is in the region twice; locate again in another --out")
         return region
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _NeuronInFile(_File):
+    """A `RegionNeuron` as it is stored."""
+
+    layer: int = Field(ge=0)
+    index: int = Field(ge=0)
+    score: float
+    ranks: dict[str, float] = {}
+    values: dict[str, float] = {}
+    expert: int | None = Field(None, ge=0)
+
+
+class _RegionFile(_File):
+    """`region.json`; without a version it is of before there was one, and otherwise the same."""
+
+    schema_version: Literal[1] = 1
+    neurons: list[_NeuronInFile]
+    signals: dict[str, float]
+    layer_totals: dict[str, list[float]]
+    layer_weight_change: list[float] = []
 
 
 def percentile_ranks(values: Tensor) -> Tensor:

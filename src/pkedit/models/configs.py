@@ -1,16 +1,17 @@
-"""What a model is, from its configuration alone: no weight is read, and its modules stand on the meta device."""
+"""What a model is, from its configuration and its small files alone: no weight is read."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils.hub import cached_file
 
 from pkedit.errors import ModelLoadError, first_line
+from pkedit.models.checkpoint import DAMAGED, check_counts
 from pkedit.models.loading import config_source
+from pkedit.models.refused import check_own_code
 
 # GGUF writes the names of its metadata in plain bytes before the tensors; vocabularies take a few megabytes of them.
 GGUF_HEADER_BYTES = 32 << 20
@@ -32,31 +33,16 @@ def read_config(name: str, *, trust_remote_code: bool = False) -> Any:
     """
     source, extra = config_source(name)
     try:
+        if "gguf_file" not in extra:
+            content = PretrainedConfig.get_config_dict(source)[0]
+            check_own_code(name, content, trust_remote_code=trust_remote_code)
+            # Some configurations write a list as long as they say they have layers.
+            check_counts(name, content, None)
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+    except DAMAGED as error:
         raise ModelLoadError(
             f"cannot read the configuration of {name!r}: {first_line(error)} "
             "(give a Hub id, a model folder, a .gguf file, or 'smollm2')"
-        ) from error
-
-
-def meta_model(config: Any, *, trust_remote_code: bool = False) -> Any:
-    """The modules of a causal language model without their weights: parameters have shapes and take no memory.
-
-    Raises:
-        ModelLoadError: there is no causal language model of this kind, or the configuration contradicts itself.
-    """
-    try:
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                config, trust_remote_code=trust_remote_code
-            )
-            return model.eval()
-    except (ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError) as error:
-        kind = getattr(config, "model_type", "unknown")
-        raise ModelLoadError(
-            f"no causal language model can be made of a {kind!r} configuration: {first_line(error)}; choose a chat "
-            "model"
         ) from error
 
 

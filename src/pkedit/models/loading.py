@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from pkedit.errors import ChatTemplateError, ModelLoadError, first_line
 from pkedit.models.chat import ChatModel
+from pkedit.models.checkpoint import DAMAGED, check_counts, check_shapes, meta_model, stored_weights
 from pkedit.models.experts import release_experts
 from pkedit.models.family import blocks_of, family_of, find_sites
 from pkedit.models.formats import best_dtype, loading_options
 from pkedit.models.probe import probe
 from pkedit.models.quantised import keep_differentiable
-from pkedit.models.refused import check_config, check_model, check_sites
+from pkedit.models.refused import check_config, check_model, check_sites, needs_own_code
 from pkedit.models.reuse import cannot_reuse, cannot_skip
 from pkedit.models.structure import WAY_OUT
 from pkedit.models.templates import read_template
@@ -59,14 +59,16 @@ def load_model(
     try:
         config = {} if "gguf_file" in extra else PretrainedConfig.get_config_dict(source)[0]
         check_config(name, config, trust_remote_code=trust_remote_code, quantisation=quantisation)
+        if "gguf_file" not in extra:
+            _check_checkpoint(name, source, config)
         options = loading_options(place, chosen, quantisation, config)
         # Asked for or not: left out, transformers would wait for an answer at the terminal.
         extra = {**extra, "trust_remote_code": trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(source, **extra)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, **options, **extra)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options, **extra)
         if options["device_map"] is None:
             model.to(place)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except DAMAGED as error:
         raise ModelLoadError(
             f"cannot load {name!r}: {first_line(error)} (give a Hub id, a model folder, a .gguf file, or 'smollm2')"
         ) from error
@@ -125,6 +127,22 @@ def assemble(name: str, model: Any, tokenizer: Any, *, reason: str, mlp_write: s
     )
 
 
+def _check_checkpoint(name: str, source: str, config: dict[str, Any]) -> None:
+    """That there are safetensors, and that the configuration tells the truth about them; no memory is taken yet.
+
+    Code of the model's own may do with the configuration what it likes: who trusts it trusts its shapes.
+
+    Raises:
+        ModelLoadError: there are none, or it does not.
+    """
+    stored = stored_weights(name, source, config)
+    check_counts(name, config, stored)
+    if needs_own_code(config):
+        return
+    model = meta_model(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    check_shapes(name, model, stored, quantised=bool(config.get("quantization_config")))
+
+
 def _source(name: str) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` wants for this name."""
     if name == "smollm2":
@@ -177,7 +195,7 @@ def _converted(path: Path) -> str:
     if folder.is_dir():
         return str(folder)
     source, extra = _gguf(path)
-    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **extra)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **extra)
     _forget_gguf(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its final place and renamed, so that a killed conversion leaves nothing half done.

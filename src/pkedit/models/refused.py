@@ -17,6 +17,8 @@ from pkedit.models.quantised import OTHERWISE, bits_of
 
 # Methods whose weights become plain numbers at load, and bitsandbytes, whose weights `quantised.py` reads.
 READABLE = ("bitsandbytes", "mxfp4", "fp8", "gguf")
+# Where a configuration may name a repository of compiled kernels.
+KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 OFFLOADED = (
     "pkedit needs all weights in memory. Load it with a smaller --dtype (bfloat16), in --load-in 8bit or 4bit, on "
     "--device auto with more or larger GPUs, or on --device cpu where the main memory holds it."
@@ -35,17 +37,12 @@ def check_config(name: str, config: Mapping[str, Any], *, trust_remote_code: boo
     Raises:
         ModelLoadError: it needs code of its own, or its weights are in a format that cannot be read or chosen.
     """
-    own_code = config.get("auto_map") or {}
-    # Many repositories keep code from before transformers knew their architecture; nothing needs it now.
-    known = config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if own_code and not known and not trust_remote_code:
-        raise ModelLoadError(
-            f"{name} brings its own Python code ({', '.join(sorted(map(str, own_code.values())))}), which would run on "
-            "this machine; read it, and if you trust it, give --trust-remote-code"
-        )
+    check_own_code(name, config, trust_remote_code=trust_remote_code)
     entry = config.get("quantization_config")
     if not entry:
         return
+    if not isinstance(entry, Mapping):
+        raise ModelLoadError(f"{name}: quantization_config is {type(entry).__name__}, not an object; take another copy")
     method = str(entry.get("quant_method", "bitsandbytes" if _bits_asked(entry) else "an unknown method"))
     if method not in READABLE:
         raise ModelLoadError(
@@ -54,6 +51,32 @@ def check_config(name: str, config: Mapping[str, Any], *, trust_remote_code: boo
         )
     if quantisation is not None:
         raise ModelLoadError(f"{name} is quantised already, by {method}; leave --load-in out")
+
+
+def check_own_code(name: str, config: Mapping[str, Any], *, trust_remote_code: bool) -> None:
+    """That the model needs no code of its own, or is allowed to run it.
+
+    Raises:
+        ModelLoadError: it needs some and is not allowed to; none of it has run.
+    """
+    own_code = config.get("auto_map") or {}
+    if needs_own_code(config) and not trust_remote_code:
+        said = own_code.values() if isinstance(own_code, Mapping) else [own_code]
+        raise ModelLoadError(
+            f"{name} brings its own Python code ({', '.join(sorted(map(str, said)))}), which would run on "
+            "this machine; read it, and if you trust it, give --trust-remote-code"
+        )
+    for key in KERNEL_KEYS:
+        if "/" in str(config.get(key) or "") and not trust_remote_code:
+            raise ModelLoadError(
+                f"{name} asks for compiled code of the repository {config[key]!r} ({key}), which would run on this "
+                "machine; take it out of config.json, or if you trust it, give --trust-remote-code"
+            )
+
+
+def needs_own_code(config: Mapping[str, Any]) -> bool:
+    """Whether the model comes as Python code: what transformers knows itself needs none, though many still bring it."""
+    return bool(config.get("auto_map")) and config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def check_model(name: str, model: nn.Module) -> None:

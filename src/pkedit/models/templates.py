@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pkedit.errors import ChatTemplateError
+from pkedit.models.rendering import render
+
+# The longest of known models take about 20 KB.
+LARGEST = 1 << 20
 
 
 def templated_ids(tokenizer: Any, text: str, *, name: str) -> list[int]:
@@ -16,7 +20,7 @@ def templated_ids(tokenizer: Any, text: str, *, name: str) -> list[int]:
         name: of the model, for the error.
 
     Raises:
-        ChatTemplateError: the tokenizer has no chat template.
+        ChatTemplateError: the tokenizer has no chat template, or one that cannot be used (`rendering.py`).
     """
     return dialogue_ids(tokenizer, [{"role": "user", "content": text}], name=name)
 
@@ -25,7 +29,7 @@ def dialogue_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, name:
     """The same of a conversation of several messages, each with its `role` and `content`."""
     if not tokenizer.chat_template:
         raise ChatTemplateError(f"{name} has no chat template; give one with --chat-template FILE.jinja")
-    rendered = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    rendered = render(tokenizer, messages, name=name)
     # The template writes the BOS itself: a second one changes what the model computes.
     return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
@@ -34,8 +38,19 @@ def read_template(path: Path) -> str:
     """A chat template from its file.
 
     Raises:
-        ChatTemplateError: there is none.
+        ChatTemplateError: there is none, or it is no chat template.
     """
     if not path.is_file():
         raise ChatTemplateError(f"{path}: no such chat template file; check --chat-template")
-    return path.read_text(encoding="utf-8")
+    if path.stat().st_size > LARGEST:
+        raise ChatTemplateError(
+            f"{path}: more than {LARGEST >> 20} MiB, which no chat template has; check --chat-template"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ChatTemplateError(f"{path}: not a text file ({error}); check --chat-template") from None
+    # An export carries the template along: it must not be any other file of this machine that a run folder names.
+    if "messages" not in text or "{" not in text:
+        raise ChatTemplateError(f"{path}: not a chat template, for it shows no messages; check --chat-template")
+    return text

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from pkedit.errors import PromptFileError
+from pkedit.prompts.tables import named
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def find(row: dict[str, Any], column: str) -> Any:
     for step in column.split("."):
         if isinstance(value, dict) and step in value:
             value = value[step]
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+        elif (
+            isinstance(value, list) and step.isascii() and step.isdigit() and len(step) < 10 and int(step) < len(value)
+        ):
             value = value[int(step)]
         else:
             raise KeyError(column)
@@ -87,4 +90,4 @@ def find(row: dict[str, Any], column: str) -> Any:
 
 def no_column(row: dict[str, Any], column: str, here: str) -> str:
     """The message about a column that is not there, with those that are."""
-    return f"{here}: no column {column!r}; there are: {', '.join(str(name) for name in row) or 'none'}"
+    return f"{here}: no column {column!r}; there are: {named(row) or 'none'}"

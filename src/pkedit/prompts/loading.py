@@ -8,7 +8,7 @@ from pathlib import Path
 from pkedit.errors import PromptFileError
 from pkedit.prompts.columns import Columns, find, no_column
 from pkedit.prompts.placeholders import with_our_placeholder
-from pkedit.prompts.tables import UNITS, Row, Source, place, read_rows, suffix_of
+from pkedit.prompts.tables import UNITS, Row, Source, place, quoted, read_rows, suffix_of
 from pkedit.prompts.types import NO_FAMILY, SPLITS, Attack, Kind, Prompt
 
 OPTIONAL = ("category", "topic", "better", "split")
@@ -70,7 +70,7 @@ def _prompts(source: Source, kind: Kind, columns: Columns, where: Mapping[str, s
         # A split that is there but is no text would otherwise pass for none at all.
         split = picked["split"] or row.get(columns.split)
         if split not in (None, "", *SPLITS):
-            raise PromptFileError(f"{here}: unknown split {split!r}; choose from {', '.join(SPLITS)}")
+            raise PromptFileError(f"{here}: unknown split {quoted(split)}; choose from {', '.join(SPLITS)}")
         prompts.append(
             Prompt(
                 id=columns.pick(row, "id", here) or f"{kind.value}{number}",
@@ -120,7 +120,7 @@ def _rows(source: Source, columns: Columns, where: Mapping[str, str]) -> Iterato
         identifier = columns.pick(row, "id", here)
         if identifier in seen:
             first = f"{UNITS[suffix_of(source)]} {seen[identifier]}"
-            raise PromptFileError(f"{here}: id {identifier!r} was already used in {first}; give each its own")
+            raise PromptFileError(f"{here}: id {quoted(identifier)} was already used in {first}; give each its own")
         if identifier is not None:
             seen[identifier] = number
         taken += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pkedit.errors import PromptFileError
-from pkedit.prompts.tables import Row, place, read_rows
+from pkedit.prompts.tables import Row, named, place, read_rows
 from pkedit.prompts.types import Kind, Prompt
 
 # Of each field the groups that it may stand in, then the names that it goes by there; both as `_plain` writes them.
@@ -119,11 +119,11 @@ def _text(row: Row, field: str, here: str) -> str:
     if groups:
         holder = _first(row, groups)
         if not isinstance(holder, dict):
-            raise PromptFileError(f"{here}: no {groups[0]!r}; there are: {', '.join(row)}")
+            raise PromptFileError(f"{here}: no {groups[0]!r}; there are: {named(row)}")
     value = _first(holder, names)
     if not isinstance(value, str) or not value.strip():
         inside = f" in {groups[0]!r}" if groups else ""
-        raise PromptFileError(f"{here}: no text for {names[0]!r}{inside}; there are: {', '.join(holder)}")
+        raise PromptFileError(f"{here}: no text for {names[0]!r}{inside}; there are: {named(holder)}")
     return value
 
 

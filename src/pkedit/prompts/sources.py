@@ -1,5 +1,6 @@
 """What a user may give where prompts or attacks are asked for: a file, or the name of a public set."""
 
+import os
 from pathlib import Path
 
 from pkedit.errors import PromptFileError
@@ -53,7 +54,7 @@ def _is_preset(source: str | Path, columns: Columns | None, wanted: Kind | str) 
     name = str(source)
     if name not in PRESETS:
         path = Path(source)
-        if not path.exists() and not path.suffix and len(path.parts) == 1:
+        if not os.path.exists(path) and not path.suffix and len(path.parts) == 1:
             raise PromptFileError(
                 f"{name}: neither a file nor a preset; for {what(wanted)} give a file that ends in {', '.join(UNITS)}, "
                 f"or choose from {', '.join(preset_names(wanted))}"

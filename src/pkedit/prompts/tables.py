@@ -2,12 +2,14 @@
 
 import csv
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO, Any
 
-from pkedit.errors import PromptFileError, first_line
+from pkedit.errors import PromptFileError
+from pkedit.prompts.parquet import parquet_rows
 
 Source = Path | Traversable
 Row = dict[str, Any]
@@ -21,9 +23,13 @@ UNITS = {
     ".tsv": "line",
     ".parquet": "row",
 }
+HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-# Rows of a Parquet file that are decoded together.
-BATCH_ROWS = 1024
+# Limits, so that a file made to exhaust memory is refused: a prompt takes kilobytes, so many rows minutes.
+LONGEST_LINE = 8 << 20
+LARGEST_ARRAY = 64 << 20
+MOST_ROWS = 5_000_000
+SHOWN_NAMES, LONGEST_NAME = 12, 60
 
 
 def read_rows(source: Source) -> Iterator[tuple[int, Row]]:
@@ -36,7 +42,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, Row]]:
         PromptFileError: the file is missing, empty, of another kind, not UTF-8 or malformed; the message names file
             and line.
     """
-    if not source.is_file():
+    if not is_there(source):
         raise PromptFileError(f"{source}: no such file; give one that ends in {', '.join(UNITS)}")
     suffix = suffix_of(source)
     if suffix == ".json":
@@ -50,9 +56,27 @@ def read_rows(source: Source) -> Iterator[tuple[int, Row]]:
     found = False
     for number, row in rows:
         found = True
+        if number > MOST_ROWS:
+            raise PromptFileError(f"{source}: more than {MOST_ROWS:,} {UNITS[suffix]}s; split the file")
         yield number, row
     if not found:
         raise PromptFileError(f"{source}: the file is empty; give at least one {UNITS[suffix]} of data")
+
+
+def is_there(source: Source) -> bool:
+    """Whether it is a file; a name that the system does not take is none."""
+    try:
+        return source.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _opened(source: Source) -> IO[bytes]:
+    try:
+        stream: IO[bytes] = source.open("rb")
+    except OSError as error:
+        raise PromptFileError(f"{source}: cannot be read ({error.strerror}); make it readable") from None
+    return stream
 
 
 def place(source: Source, number: int) -> str:
@@ -74,15 +98,20 @@ def suffix_of(source: Source) -> str:
 
 def _lines(source: Source) -> Iterator[tuple[int, str]]:
     """Decoded lines with their ends. Split at \\n alone: U+2028 and the like may stand unescaped inside a text."""
-    with source.open("rb") as stream:
-        raw: bytes
-        for number, raw in enumerate(stream, start=1):
+    stream: IO[bytes]
+    with _opened(source) as stream:
+        for number, raw in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b""), start=1):
+            if len(raw) > LONGEST_LINE:
+                raise PromptFileError(
+                    f"{source}, line {number}: longer than {LONGEST_LINE >> 20} MiB, which no prompt is; is it a file "
+                    "of another kind?"
+                )
             try:
                 # Spreadsheets write a byte order mark in front of the first line.
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise PromptFileError(
-                    f"{place(source, number)}: not UTF-8 text ({error.reason} at byte {error.start} of the line); "
+                    f"{source}, line {number}: not UTF-8 text ({error.reason} at byte {error.start} of the line); "
                     "save the file as UTF-8"
                 ) from None
 
@@ -95,7 +124,15 @@ def _json_lines(source: Source) -> Iterator[tuple[int, Row]]:
 
 def _json_rows(source: Source) -> Iterator[tuple[int, Row]]:
     """Items of one array. Some call a file of JSON lines .json too: without a bracket in front it is read as that."""
-    text = "".join(line for _, line in _lines(source))
+    lines, characters = [], 0
+    for _, line in _lines(source):
+        lines.append(line)
+        characters += len(line)
+        if characters > LARGEST_ARRAY:
+            raise PromptFileError(
+                f"{source}: larger than {LARGEST_ARRAY >> 20} MiB, too much for one array; save it as JSONL"
+            )
+    text = "".join(lines)
     if not text.strip():
         return
     if text.lstrip().startswith("["):
@@ -108,9 +145,13 @@ def _json_rows(source: Source) -> Iterator[tuple[int, Row]]:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text)
+        if HALF_A_PAIR.search(text):
+            # Valid in JSON, but no text: it could be neither tokenised nor written to a file.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise PromptFileError(f"{where}: not JSON ({error}); mend that line") from None
+    return value
 
 
 def _object(value: Any, where: str) -> Row:
@@ -139,35 +180,36 @@ def _delimited_rows(source: Source, delimiter: str) -> Iterator[tuple[int, Row]]
             if "" in header or len(set(header)) < len(header):
                 raise PromptFileError(
                     f"{place(source, number)}: each column needs a name of its own, "
-                    f"but the first line is: {_listed(header)}"
+                    f"but the first line is: {named(header)}"
                 )
         elif len(cells) != len(header):
             raise PromptFileError(
                 f"{place(source, number)}: {len(cells)} cells where the header names {len(header)} columns "
-                f"({_listed(header)}); put a text with {delimiter!r} or a line break in it into double quotes"
+                f"({named(header)}); put a text with {delimiter!r} or a line break in it into double quotes"
             )
         else:
             yield number, dict(zip(header, cells, strict=True))
 
 
 def _parquet_rows(source: Source) -> Iterator[tuple[int, Row]]:
-    # Loaded only for a file that needs it: it takes longer than reading most prompt files.
-    import pyarrow
-    from pyarrow import parquet
-
-    stream: IO[bytes]
-    with source.open("rb") as stream:
-        number = 0
-        try:
-            for batch in parquet.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-        except (pyarrow.ArrowException, OSError) as error:
-            raise PromptFileError(
-                f"{source}: not a Parquet file that can be read ({first_line(error)}); save it anew, or as JSONL"
-            ) from None
+    with _opened(source) as stream:
+        yield from enumerate(parquet_rows(str(source), stream, most=MOST_ROWS), start=1)
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(name or "(empty)" for name in names)
+def named(names: Iterable[Any]) -> str:
+    """Names from a file in a message of one line: the first ones, none too long, and none that steers a terminal."""
+    shown = [_printable(str(name)) for name in names]
+    more = f" and {len(shown) - SHOWN_NAMES} more" if len(shown) > SHOWN_NAMES else ""
+    return f"{', '.join(shown[:SHOWN_NAMES])}{more}"
+
+
+def quoted(value: Any) -> str:
+    """A value from a file in a message: in quotes, and not longer than a line."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
+
+
+def _printable(name: str) -> str:
+    """A name as it is if it can be printed in one line, else as Python writes it."""
+    name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return (name if name.isprintable() else repr(name)) or "(empty)"

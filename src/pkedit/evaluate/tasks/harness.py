@@ -7,6 +7,7 @@ from lm_eval.models.huggingface import HFLM
 
 from pkedit.evaluate.tasks.branches import Branching, reads_branches, score_branches
 from pkedit.models.chat import ChatModel
+from pkedit.models.rendering import render
 
 # As lm-eval passes them: the texts, the tokens of the context, the tokens of the continuation.
 Request = tuple[tuple[str, str], list[int], list[int]]
@@ -17,6 +18,17 @@ class LoadedModel(HFLM):  # type: ignore[misc]
 
     def __init__(self, chat: ChatModel, *, batch_size: int) -> None:
         super().__init__(pretrained=chat.model, tokenizer=chat.tokenizer, batch_size=batch_size)
+        self._name = chat.name
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """As every other prompt is put: the template is the model's, and runs within limits."""
+        return render(
+            self.tokenizer,
+            chat_history,
+            name=self._name,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
 
     def multiply_as_outside(self) -> None:
         """Takes over the mixed precision in force now; lm-eval would turn it off around its own passes."""
