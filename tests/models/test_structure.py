@@ -16,6 +16,7 @@ from pkedit.models.family import family_of, find_sites
 from pkedit.models.loading import assemble
 from pkedit.models.structure import family_by_structure
 from pkedit.options import run_settings
+from pkedit.run.folder import RunFolder
 from pkedit.run.stages import Silent, Stages
 from pkedit.settings import RunSettings
 from tiny import changed_weights, leftovers, make_tokenizer, save_chat, snapshot
@@ -184,15 +185,9 @@ def test_the_path_reaches_the_model_from_the_settings(tmp_path: Path, monkeypatc
         load_model(str(folder))
     assert load_model(str(folder), mlp_write="mlp.down_proj").neurons == 32
 
-    class Folder:
-        def __init__(self) -> None:
-            self.record = type("Record", (), {"model_note": "", "stages": {}})()
-
-        def save(self) -> None:
-            pass
-
     settings = RunSettings(model=str(folder), mlp_write="mlp.down_proj")
-    assert Stages(Folder(), settings, Silent(), None).chat.neurons == 32  # type: ignore[arg-type]
+    with RunFolder.open(tmp_path / "run", settings) as run:
+        assert Stages(run, settings, Silent(), None).chat.neurons == 32
 
 
 def test_the_path_is_an_option_of_the_command_line() -> None:
