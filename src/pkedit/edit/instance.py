@@ -29,12 +29,12 @@ def instance_locating() -> LocateSettings:
 
 
 def instance_editing() -> EditSettings:
-    """How: three large steps, nearly a sentence of the refusal, four harmless answers in each step."""
+    """How: two large steps, nearly a sentence of the refusal, two harmless answers in each step."""
     return EditSettings(
-        steps=3,
+        steps=2,
         pairs_per_step=1,
-        demonstrations_per_step=4,
-        learning_rate=0.4,
+        demonstrations_per_step=2,
+        learning_rate=0.7,
         dropout=0.0,
         safe_tokens=12,
         harmless_tokens=2,
