@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Tests are compiled once, and not by every worker of every session.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# What a shell starts in the background ignores Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What is imported stays: until it all is, looking for garbage in it finds nothing.
 gc.disable()
 

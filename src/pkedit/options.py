@@ -1,4 +1,4 @@
-"""The options that `run`, `locate`, `edit`, `evaluate` and `check` share, listed once, and how they become settings."""
+"""The options that runs, `check` and `tune` share, listed once, and how they become settings."""
 
 import inspect
 import json

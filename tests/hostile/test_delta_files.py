@@ -135,7 +135,10 @@ def test_a_delta_made_in_memory_is_held_to_the_same(value: float, said: str) -> 
     assert changed_weights(chat.model, before) == []
 
 
-def test_an_interruption_while_it_is_written_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("for_good", [True, False])
+def test_an_interruption_while_it_is_written_leaves_nothing_behind(
+    for_good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chat = make_chat()
     delta, before = honest(chat), snapshot(chat.model)
     placed = Delta._placed
@@ -146,8 +149,14 @@ def test_an_interruption_while_it_is_written_leaves_nothing_behind(monkeypatch: 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Delta, "_check_writable", lambda *_: monkeypatch.setattr(Delta, "_placed", interrupted))
-    with pytest.raises(KeyboardInterrupt), delta.applied_to(chat):
-        pytest.fail("the body must not run")
+
+    def meanwhile() -> None:
+        with delta.applied_to(chat):
+            pytest.fail("the body must not run")
+
+    write = (lambda: delta.apply(chat)) if for_good else meanwhile
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert changed_weights(chat.model, before) == []
 
 

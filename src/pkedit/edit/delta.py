@@ -96,7 +96,12 @@ class Delta:
                 they are quantised, so that nothing can be written to them: there, use `applied_to`.
         """
         self._check_writable(chat)
-        self._write(chat)
+        try:
+            self._write(chat)
+        except BaseException:
+            # Half an edit is none.
+            self.revert(chat)
+            raise
 
     def _check_writable(self, chat: ChatModel) -> None:
         self.check(chat)

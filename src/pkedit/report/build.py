@@ -174,7 +174,7 @@ def _held(sentence: str) -> str:
 
 
 def _title(model: str) -> str:
-    """A Hub id as it is; of a local path only the last part, so that a shared report tells nothing of the machine."""
+    """A Hub id as it is; of a local path only the last part. Whole paths stand where the run is told how to repeat."""
     path = Path(model).expanduser()
     return path.name if path.is_absolute() or path.exists() else model
 
