@@ -1,5 +1,5 @@
 # `make run` makes a safer model from the embedded one; `make compare` sets it beside its baselines.
-.PHONY: run compare test lint docs clean
+.PHONY: run compare test faults lint docs clean
 
 run: .venv
 	.venv/bin/pkedit run --out runs/default
@@ -10,7 +10,11 @@ compare: .venv
 test: lint
 	# Each on one thread: the tiny models of these tests gain nothing from more.
 	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -n auto --dist worksteal
-	.venv/bin/pytest -m slow
+	.venv/bin/pytest -m slow --ignore=tests/faults
+
+faults: .venv
+	# On one thread: these tests fork, and a forked process has none of its parent's threads.
+	OMP_NUM_THREADS=1 .venv/bin/pytest -m slow tests/faults
 
 lint: .venv
 	.venv/bin/ruff check .
