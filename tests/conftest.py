@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,3 +62,19 @@ def planted() -> "Planted":
     from tiny import planted_chat
 
     return planted_chat()
+
+
+@pytest.fixture
+def invoke(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Calls the command line; gives the exit code, standard output and standard error."""
+
+    from pkedit.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        output, errors = capfd.readouterr()
+        return int(stop.value.code or 0), output, errors
+
+    return call

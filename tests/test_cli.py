@@ -54,20 +54,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def invoke(capfd: pytest.CaptureFixture[str]) -> Invoke:
-    """Calls the command line; gives the exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        output, errors = capfd.readouterr()
-        return int(stop.value.code or 0), output, errors
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, model: Path, settings: Path) -> Path:
     """A folder in which every stage with PKE and a random region has run."""

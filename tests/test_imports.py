@@ -21,7 +21,7 @@ ROWS = (
     ("run",),
     ("locate", "edit", "evaluate", "export"),
     ("judges", "models", "prompts"),
-    ("settings", "errors", "callable", "stopping", "visible"),
+    ("settings", "errors", "callable", "observer", "stopping", "visible"),
 )
 # What a run leaves behind is read by all who show or ship it, so its record stands beside the settings.
 RECORD = {"pkedit.run.record", "pkedit.run.wording"}

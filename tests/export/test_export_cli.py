@@ -10,7 +10,6 @@ import torch
 from edited import logits, make_run
 from torch import Tensor
 
-from pkedit.cli import main
 from pkedit.export import push as pushing
 from pkedit.export.licence import licence_of
 from tiny import save_chat
@@ -39,20 +38,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> type[Api]:
     monkeypatch.setattr(pushing, "HfApi", Api)
     monkeypatch.setattr(Api, "uploaded", [])
     return Api
-
-
-@pytest.fixture
-def invoke(capfd: pytest.CaptureFixture[str]) -> Invoke:
-    """Calls the command line; gives the exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        output, errors = capfd.readouterr()
-        return int(stop.value.code or 0), output, errors
-
-    return call
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from pkedit.models.families import FAMILIES, Experts, Family, Mlp, gated
 from pkedit.models.family import family_of, find_sites
 from pkedit.models.loading import assemble
 from pkedit.models.structure import family_by_structure
+from pkedit.observer import Silent
 from pkedit.options import run_settings
 from pkedit.run.folder import RunFolder
-from pkedit.run.stages import Silent, Stages
+from pkedit.run.stages import Stages
 from pkedit.settings import RunSettings
 from tiny import changed_weights, leftovers, make_tokenizer, save_chat, snapshot
 

@@ -5,13 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from checkpoints import EIGHT_BILLION
-from pkedit.cli import main
 from pkedit.models.costs import Peaks
 from pkedit.models.machine import Memory
 from tiny import make_model, make_tokenizer, save_chat
@@ -38,17 +38,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def invoke(capfd: pytest.CaptureFixture[str]) -> Invoke:
-    """Calls the command; gives the exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(["check", *(str(argument) for argument in arguments)])
-        output, errors = capfd.readouterr()
-        return int(stop.value.code or 0), output, errors
-
-    return call
+def invoke(invoke: Invoke) -> Invoke:
+    """The same, of this command."""
+    return partial(invoke, "check")
 
 
 def folder_of(path: Path, config: dict[str, Any]) -> Path:

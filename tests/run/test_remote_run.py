@@ -10,13 +10,13 @@ from fake_openai import FakeOpenAI, Fault
 from pkedit.errors import PkeditError, RunFolderError
 from pkedit.evaluate.suite import Suite
 from pkedit.models.remote import RemoteModel, RemoteModelError
+from pkedit.observer import Silent
 from pkedit.report import build_report
 from pkedit.run.data import asked_pairs, read_splits, run_suite
 from pkedit.run.evaluation import evaluate
 from pkedit.run.pipeline import run
 from pkedit.run.remote import evaluate_remote
 from pkedit.run.side_by_side import print_side_by_side, side_by_side
-from pkedit.run.stages import Silent
 from pkedit.run.wording import judge_sentences
 from pkedit.settings import EvaluateSettings, RunSettings
 

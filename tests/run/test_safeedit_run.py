@@ -162,7 +162,7 @@ def test_how_the_model_is_loaded_is_as_the_settings_say(tmp_path: Path, monkeypa
         asked.update(given)
         raise StoppedError
 
-    monkeypatch.setattr(protocol, "load_model", load)
+    monkeypatch.setattr("pkedit.run.model.load_model", load)
     given = {"mlp_write": "mlp.out", "trust_remote_code": True, "quantisation": "4bit", "dtype": "float32"}
     with pytest.raises(StoppedError):
         run_safeedit(settings_for(**given), tmp_path / "run", judges=[Reads()])
@@ -273,7 +273,7 @@ def test_a_finished_run_needs_no_model_to_print_again(
     tmp_path: Path, chat: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_safeedit(settings_for(), tmp_path / "run", chat=chat, judges=[Reads()])
-    monkeypatch.setattr(protocol, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("pkedit.run.model.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     again = run_safeedit(settings_for(), tmp_path / "run")
     assert again.metrics == first.metrics
 

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from pkedit import tune_cli
 from pkedit.cli import main
+from pkedit.observer import Silent
 from pkedit.run.record import RecordedMetric, RunRecord
-from pkedit.run.stages import Silent
 from pkedit.settings import RunSettings
 from pkedit.tune.printing import MOST_ROWS, front_table, print_found, trial_line
 from pkedit.tune.search import Found

@@ -17,8 +17,8 @@ from pkedit.bench.workbench import FULL, QUICK, SHAPED, Sizes, Workbench
 from pkedit.errors import PkeditError
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
+from pkedit.observer import Observer, Silent
 from pkedit.run.record import new_record, write_atomically
-from pkedit.run.stages import Observer, Silent
 from pkedit.settings import RunSettings
 
 CPU_FILE = Path("/proc/cpuinfo")

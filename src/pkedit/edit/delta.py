@@ -88,6 +88,12 @@ class Delta:
         """Numbers changed."""
         return sum(change.numel() for layer in self.layers for change in layer.change.values())
 
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of the originals, which was the model's when the delta was made; None where nothing changes."""
+        originals = (original for layer in self.layers for original in layer.original.values())
+        return next((str(original.dtype).removeprefix("torch.") for original in originals), None)
+
     def apply(self, chat: ChatModel) -> None:
         """Adds the change to the model's weights.
 

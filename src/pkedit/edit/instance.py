@@ -15,7 +15,7 @@ from pkedit.edit.hooked import HookedDelta
 from pkedit.errors import ModelLoadError, TooFewPairsError
 from pkedit.locate.instance import locate_instance, trace_harmless
 from pkedit.locate.region import Region, candidate_layers
-from pkedit.models.batches import Dialogue, dialogue
+from pkedit.models.batches import Dialogue, dialogue, kept_dialogues
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
 from pkedit.models.precision import arithmetic
@@ -84,7 +84,7 @@ class InstanceEditor:
         self.region: Region | None = None
         self._layers = candidate_layers(locate, chat.layers)
         self._kept = make_examples(chat, (), kept, edit)
-        whole = [dialogue(chat, one.prompt.text, one.answer, limit=locate.tokens, ended=False) for one in kept]
+        whole = kept_dialogues(chat, kept, limit=locate.tokens)
         # The first place is for the instance's safe answer and the last for its unsafe one. The shortest of prompts
         # holds them meanwhile, so that what all prompts share is no longer than the chat template.
         free = dialogue(chat, "", "", limit=1)

@@ -9,8 +9,8 @@ from torch import Tensor
 from pkedit.models.batches import (
     AnswerBatch,
     answer_states,
-    dialogue,
     divergence,
+    kept_dialogues,
     log_likelihoods,
     make_batch,
     state_likelihoods,
@@ -38,8 +38,7 @@ class DriftMeter:
 
     def __init__(self, chat: ChatModel, answers: Sequence[Demonstration], *, limit: int, tokens: int = 1024) -> None:
         self._chat = chat
-        self._dialogues = [dialogue(chat, kept.prompt.text, kept.answer, limit=limit, ended=False) for kept in answers]
-        self._dialogues = [item for item in self._dialogues if item.answer]
+        self._dialogues = [item for item in kept_dialogues(chat, answers, limit=limit) if item.answer]
         self._groups = by_length([len(item) for item in self._dialogues], tokens=tokens)
         self._original = [self._states(group) for group in self._groups]
 

@@ -17,9 +17,9 @@ from pkedit.export.destination import check_free, new_folder, saving_weights
 from pkedit.export.licence import licence_of
 from pkedit.export.lora import LoraTargets, lora_targets
 from pkedit.export.opened import Tell, load_base, open_edit
-from pkedit.export.progress import Observer, Unwatched
 from pkedit.models.chat import ChatModel
 from pkedit.models.experts import release_experts
+from pkedit.observer import Observer, Silent
 
 ADAPTER = "default"
 OTHERWISE = "--as full and --as delta hold every edit"
@@ -60,7 +60,7 @@ def export_adapter(
         DeltaError: the base model is not the one that the delta was made for, nor the one it was quantised from.
         ExportError: PEFT cannot hold such an edit, or the adapter is not the edit.
     """
-    folder, destination, observer = Path(folder), Path(destination), observer or Unwatched()
+    folder, destination, observer = Path(folder), Path(destination), observer or Silent()
     record, delta = open_edit(folder)
     check_free(destination)
     observer.stage("load")

@@ -7,7 +7,7 @@ from pkedit.export.card import Written, model_card
 from pkedit.export.destination import check_free, new_folder
 from pkedit.export.licence import licence_of
 from pkedit.export.opened import Tell, base_of, load_base, open_edit
-from pkedit.export.progress import Observer, Unwatched
+from pkedit.observer import Observer, Silent
 
 PAPER = "https://arxiv.org/abs/2410.03772"
 
@@ -41,7 +41,7 @@ def export_delta(
         ModelLoadError: the other base cannot be loaded.
         DeltaError: the other base is not the one that the edit's own was quantised from.
     """
-    folder, destination, observer = Path(folder), Path(destination), observer or Unwatched()
+    folder, destination, observer = Path(folder), Path(destination), observer or Silent()
     record, delta = open_edit(folder)
     check_free(destination)
     onto = None

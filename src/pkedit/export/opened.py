@@ -26,8 +26,8 @@ class PlacedEdit:
     onto: str | None
 
 
-def open_edit(folder: Path) -> tuple[RunRecord, Delta]:
-    """The record and the edit of a run.
+def open_edit(folder: Path, purpose: str = "export") -> tuple[RunRecord, Delta]:
+    """The record and the edit of a run. `purpose`: what it is wanted for, where there is none.
 
     Raises:
         RunFolderError: it is no run folder, or has no edit.
@@ -36,7 +36,9 @@ def open_edit(folder: Path) -> tuple[RunRecord, Delta]:
     record = RunRecord.load(folder)
     path = folder / "delta.safetensors"
     if not path.is_file():
-        raise RunFolderError(f"{folder}: no edit to export (no delta.safetensors); finish pkedit run --arms pke first")
+        raise RunFolderError(
+            f"{folder}: no edit to {purpose} (no delta.safetensors); finish pkedit run --arms pke first"
+        )
     return record, Delta.load(path)
 
 
@@ -80,7 +82,7 @@ def base_of(record: RunRecord, delta: Delta, base: str | None, *, trust_remote_c
     if base is None:
         # Of weights from the Hub the record keeps the revision, of files their sum.
         local = record.inputs.get("model", "").startswith("sha256")
-        return BaseModel(settings.model, original_dtype(delta), settings.quantisation, trust_remote_code, local)
+        return BaseModel(settings.model, delta.dtype or "float32", settings.quantisation, trust_remote_code, local)
     return BaseModel(base, stored_dtype(base, trust_remote_code), None, trust_remote_code)
 
 
@@ -107,11 +109,3 @@ def stored_dtype(name: str, trust_remote_code: bool) -> str:
     """The dtype that a checkpoint says it is stored in; float32 where it does not, or is none of ours."""
     stored = read_config(name, trust_remote_code=trust_remote_code).get_text_config().dtype
     return next((ours for ours, dtype in DTYPES.items() if dtype == stored), "float32")
-
-
-def original_dtype(delta: Delta) -> str:
-    """The dtype of the originals, which is the model's when the delta was made."""
-    for layer in delta.layers:
-        for original in layer.original.values():
-            return str(original.dtype).removeprefix("torch.")
-    return "float32"

@@ -11,11 +11,11 @@ from pkedit.export.check import is_edited
 from pkedit.export.destination import check_free, new_folder, saving_weights
 from pkedit.export.full import SHARD_SIZE
 from pkedit.export.opened import stored_dtype
-from pkedit.export.progress import Observer, Unwatched
 from pkedit.export.tokenizer import write_tokenizer
 from pkedit.models.chat import ChatModel
 from pkedit.models.family import MlpSite
 from pkedit.models.loading import load_model
+from pkedit.observer import Observer, Silent
 
 
 def revert(
@@ -50,7 +50,7 @@ def revert(
         ModelLoadError: the edited model cannot be loaded, or is quantised.
         DeltaError: the delta is damaged, or the model is not base + delta.
     """
-    delta, destination, observer = Delta.load(delta_file), Path(destination), observer or Unwatched()
+    delta, destination, observer = Delta.load(delta_file), Path(destination), observer or Silent()
     check_free(destination)
     observer.stage("load")
     chat = load_model(

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from pkedit.errors import ExportError
-from pkedit.export.source import source_file
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import config_source
+from pkedit.models.source import source_file
 
 # As glob patterns; `vocab_files_names` of the tokenizer adds what its own kind keeps.
 FILES = (

@@ -14,7 +14,7 @@ from pkedit.locate.selectivity import selectivities
 from pkedit.locate.trace import EXACT_WIDTH, Trace, summed, trace
 from pkedit.locate.utility import utilities
 from pkedit.locate.weights import weight_change, weight_change_after_steps
-from pkedit.models.batches import Dialogue, answer_scores, dialogue, make_batch
+from pkedit.models.batches import Dialogue, answer_scores, dialogue, kept_dialogues, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
 from pkedit.models.sequences import by_length
@@ -61,9 +61,7 @@ def locate(
             "--demonstrations"
         )
     margin = pair_dialogues(chat, pairs, limit=settings.tokens)
-    harmless = [
-        dialogue(chat, kept.prompt.text, kept.answer, limit=settings.tokens, ended=False) for kept in demonstrations
-    ]
+    harmless = kept_dialogues(chat, demonstrations, limit=settings.tokens)
     total = len(margin) + len(harmless)
 
     layers = candidate_layers(settings, chat.layers)

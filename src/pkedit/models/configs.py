@@ -6,12 +6,12 @@ from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, PretrainedConfig
-from transformers.utils.hub import cached_file
 
 from pkedit.errors import ModelLoadError, first_line
 from pkedit.models.checkpoint import DAMAGED, check_counts
 from pkedit.models.loading import config_source
 from pkedit.models.refused import check_own_code
+from pkedit.models.source import source_file
 
 # GGUF writes the names of its metadata in plain bytes before the tensors; vocabularies take a few megabytes of them.
 GGUF_HEADER_BYTES = 32 << 20
@@ -52,10 +52,10 @@ def has_chat_template(name: str) -> bool | None:
     if "gguf_file" in extra:
         with (Path(source) / extra["gguf_file"]).open("rb") as file:
             return b"tokenizer.chat_template" in file.read(GGUF_HEADER_BYTES)
-    found = {file: _small_file(source, file) for file in ("chat_template.jinja", "chat_template.json")}
+    found = {file: source_file(source, file) for file in ("chat_template.jinja", "chat_template.json")}
     if any(found.values()):
         return True
-    config = _small_file(source, "tokenizer_config.json")
+    config = source_file(source, "tokenizer_config.json")
     if config is None:
         return None
     return bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
@@ -87,15 +87,3 @@ def download_folder(name: str) -> Path | None:
     if any(isinstance(try_to_load_from_cache(name, file), str) for file in WEIGHT_FILES):
         return None
     return Path(constants.HF_HUB_CACHE)
-
-
-def _small_file(source: str, file: str) -> Path | None:
-    """A file of a folder or of a repository; None where there is none, or it cannot be had now."""
-    found = cached_file(
-        source,
-        file,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if found is None else Path(found)

@@ -13,7 +13,7 @@ from pkedit.evaluate.stats import Metric
 from pkedit.judges.base import Judge, Verdict
 from pkedit.judges.choose import JudgeOptions, make_judges
 from pkedit.judges.labelled import load_labelled
-from pkedit.run.stages import Observer, Silent
+from pkedit.observer import Observer, Silent
 
 # Answers that a judge is given at once, so that progress can be told in between; guards and remote judges work in
 # smaller batches anyway.

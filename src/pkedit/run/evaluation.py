@@ -10,12 +10,12 @@ from pkedit.edit.delta import Delta
 from pkedit.errors import PkeditError, RunFolderError
 from pkedit.models.chat import ChatModel
 from pkedit.models.remote_endpoint import is_remote
+from pkedit.observer import Observer, Silent
 from pkedit.run.data import asked_pairs
 from pkedit.run.folder import RunFolder
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import RunRecord
 from pkedit.run.remote import evaluate_remote
-from pkedit.run.stages import Observer, Silent
 from pkedit.run.vllm import evaluate_by_vllm
 from pkedit.settings import RunSettings
 

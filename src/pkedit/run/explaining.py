@@ -12,7 +12,7 @@ from pkedit.edit.words import words_of
 from pkedit.locate.graph import PROMPT, UNSAFE, Node, pathway_graph
 from pkedit.locate.locating import pair_dialogues
 from pkedit.locate.region import Region
-from pkedit.models.batches import dialogue
+from pkedit.models.batches import kept_dialogues
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.precision import arithmetic
 from pkedit.models.token_text import token_text
@@ -41,10 +41,7 @@ def explain(
     """Writes `pathway.json` and `words.json`. The model is the base model before and afterwards, bit for bit."""
     traced = pairs[:PAIRS]
     margin = pair_dialogues(chat, traced, limit=settings.tokens)
-    harmless = [
-        dialogue(chat, kept.prompt.text, kept.answer, limit=settings.tokens, ended=False)
-        for kept in demonstrations[:HARMLESS]
-    ]
+    harmless = kept_dialogues(chat, demonstrations[:HARMLESS], limit=settings.tokens)
     with chat.frozen(), arithmetic(chat, settings.precision, cast_once=True):
         pathway = pathway_graph(
             chat,

@@ -13,10 +13,11 @@ from pkedit.locate.causal import causal_check
 from pkedit.locate.dinm import toxic_layer, whole_layer
 from pkedit.locate.locating import locate, pair_dialogues
 from pkedit.locate.region import Region, random_region
-from pkedit.models.batches import dialogue
+from pkedit.models.batches import kept_dialogues
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
 from pkedit.models.remote_endpoint import is_remote
+from pkedit.observer import Observer, Silent
 from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
 from pkedit.run.explaining import explain
@@ -24,7 +25,6 @@ from pkedit.run.folder import RunFolder
 from pkedit.run.left import MEANS
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import EditRecord, RunRecord
-from pkedit.run.stages import Observer, Silent
 from pkedit.run.stored import read_means, write_means
 from pkedit.settings import ARMS, RunSettings
 
@@ -125,10 +125,7 @@ class _Pipeline(Measuring):
             self._folder.forget("locate")
             self._locate()
         options = self._settings.locate
-        harmless = [
-            dialogue(self.chat, kept.prompt.text, kept.answer, limit=options.tokens, ended=False)
-            for kept in self._kept[: options.demonstrations]
-        ]
+        harmless = kept_dialogues(self.chat, self._kept[: options.demonstrations], limit=options.tokens)
         bare = [pair for pair in self._pairs if pair.prompt.attack is None][: options.causal_pairs]
         with self.stage("causal"), self.chat.frozen(), arithmetic(self.chat, options.precision, cast_once=True):
             check = causal_check(

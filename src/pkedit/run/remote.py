@@ -7,11 +7,11 @@ from pkedit.evaluate.measure import GivenAnswer, Measurement, judged, rates, tex
 from pkedit.judges.base import Judgement, Verdict
 from pkedit.models.remote import AnswerStatus, RemoteAnswer, RemoteModel, RemoteModelError
 from pkedit.models.remote_cache import default_cache_folder
+from pkedit.observer import Observer
 from pkedit.run.data import asked_pairs, run_suite
 from pkedit.run.folder import RunFolder
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import RunRecord
-from pkedit.run.stages import Observer
 from pkedit.run.stored import read_measurement, write_measurement
 from pkedit.settings import RunSettings
 

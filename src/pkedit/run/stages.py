@@ -4,40 +4,20 @@ import resource
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 
 from pkedit.errors import OtherRunError
 from pkedit.models.chat import ChatModel
-from pkedit.models.loading import load_model
 from pkedit.models.memory import give_back_freed_memory
+from pkedit.observer import Observer
 from pkedit.prompts import ContrastPair
 from pkedit.run.data import read_splits
 from pkedit.run.folder import RunFolder
 from pkedit.run.inputs import weights_identity
+from pkedit.run.model import load_by
 from pkedit.run.record import StageRecord
 from pkedit.settings import RunSettings
-
-
-class Observer(Protocol):
-    """What a run tells whoever watches it."""
-
-    def stage(self, name: str) -> None:
-        """A stage begins."""
-
-    def step(self, done: int, total: int, note: str = "") -> None:
-        """Progress inside the stage; a total of 0 is one that is not known."""
-
-
-class Silent:
-    """An observer that looks away."""
-
-    def stage(self, name: str) -> None:
-        """Nothing."""
-
-    def step(self, done: int, total: int, note: str = "") -> None:
-        """Nothing."""
 
 
 class Stages:
@@ -57,15 +37,7 @@ class Stages:
         if self._chat is None:
             self._observer.stage("load")
             started = time.perf_counter()
-            self._chat = load_model(
-                self._settings.model,
-                device=self._settings.device,
-                dtype=self._settings.dtype,
-                chat_template=self._settings.chat_template,
-                mlp_write=self._settings.mlp_write,
-                trust_remote_code=self._settings.trust_remote_code,
-                quantisation=self._settings.quantisation,
-            )
+            self._chat = load_by(self._settings)
             self._remember_model(self._chat)
             self.finish("load", started)
         self._folder.record.model_note = self._chat.reason

@@ -9,11 +9,11 @@ from pkedit.evaluate.measure import GivenAnswer, Measurement, judged, rates, tex
 from pkedit.evaluate.suite import Suite
 from pkedit.judges.base import Judge
 from pkedit.models.vllm_engine import VllmEngine
+from pkedit.observer import Observer
 from pkedit.run.data import asked_pairs, run_suite
 from pkedit.run.folder import RunFolder
 from pkedit.run.measuring import Measuring, harmless_answers
 from pkedit.run.record import RunRecord
-from pkedit.run.stages import Observer
 from pkedit.run.stored import read_measurement, write_measurement
 from pkedit.settings import RunSettings
 

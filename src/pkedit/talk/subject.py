@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pkedit.edit.delta import Delta
-from pkedit.errors import RunFolderError
+from pkedit.export.opened import open_edit
 from pkedit.models.chat import ChatModel
 from pkedit.models.loading import load_model
-from pkedit.run.record import RunRecord
+from pkedit.run.model import load_by
 from pkedit.visible import visible
 
 
@@ -64,19 +64,13 @@ def open_run(folder: str | Path, *, device: str | None = None, trust_remote_code
         DeltaError: the edit is damaged, or the model has changed.
     """
     folder = Path(folder)
-    settings = RunRecord.load(folder).settings
-    path = folder / "delta.safetensors"
-    if not path.is_file():
-        raise RunFolderError(f"{folder}: no edit to talk to (no delta.safetensors); finish pkedit run --arms pke first")
-    delta = Delta.load(path)
-    chat = load_model(
-        settings.model,
+    record, delta = open_edit(folder, "talk to")
+    settings = record.settings
+    chat = load_by(
+        settings,
         device=device or settings.device,
-        dtype=settings.dtype if settings.quantisation else _dtype(delta),
-        chat_template=settings.chat_template,
-        mlp_write=settings.mlp_write,
+        dtype=settings.dtype if settings.quantisation else delta.dtype,
         trust_remote_code=trust_remote_code,
-        quantisation=settings.quantisation,
     )
     return Subject(chat, delta, source=f"run {folder.resolve().name}")
 
@@ -94,11 +88,5 @@ def open_delta(path: str | Path, model: str | None, **loading: Any) -> Subject:
         DeltaError: the edit is damaged, or was made for another model.
     """
     delta = Delta.load(path)
-    chat = load_model(model or delta.base, dtype=_dtype(delta), **loading)
+    chat = load_model(model or delta.base, dtype=delta.dtype, **loading)
     return Subject(chat, delta, source=f"edit {Path(path).name}")
-
-
-def _dtype(delta: Delta) -> str | None:
-    """The dtype of the originals: the edit goes onto the very weights that it was made on."""
-    originals = (original for layer in delta.layers for original in layer.original.values())
-    return next((str(original.dtype).removeprefix("torch.") for original in originals), None)

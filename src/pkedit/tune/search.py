@@ -20,14 +20,14 @@ from pkedit.errors import (
 from pkedit.evaluate.capability import check_tasks
 from pkedit.locate.region import random_region
 from pkedit.models.chat import ChatModel
-from pkedit.models.loading import load_model
 from pkedit.models.memory import give_back_freed_memory
 from pkedit.models.remote_endpoint import is_remote
+from pkedit.observer import Observer, Silent
 from pkedit.run.data import edit_prompts, held_out_prompts, read_splits, sample_targets
 from pkedit.run.lock import Lock, holds_other_things
+from pkedit.run.model import load_by
 from pkedit.run.pipeline import run
 from pkedit.run.record import RecordedMetric, RunRecord, write_atomically
-from pkedit.run.stages import Observer, Silent
 from pkedit.settings import RunSettings
 from pkedit.tune import CHOSEN
 from pkedit.tune.journal import JOURNAL, Journal
@@ -179,15 +179,7 @@ class _Bench:
         # Made before anything takes time: they may not be there.
         judges = search_judges(settings)
         observer.stage("load")
-        self.chat = chat = chat or load_model(
-            settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            chat_template=settings.chat_template,
-            mlp_write=settings.mlp_write,
-            trust_remote_code=settings.trust_remote_code,
-            quantisation=settings.quantisation,
-        )
+        self.chat = chat = chat or load_by(settings)
         observer.stage("sample")
         pairs, kept = sample_targets(chat, edit_prompts(splits, settings), settings, observer.step)
         observer.stage("locate")

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pkedit.run.stages import Observer
+from pkedit.observer import Observer
 from pkedit.tune.printing import front_table, trial_line
 from pkedit.tune.search import Found
 

@@ -16,15 +16,15 @@ from pkedit.errors import NonFiniteLossError
 from pkedit.judges.base import Judge
 from pkedit.judges.choose import JudgeOptions, check_keys, make_judges
 from pkedit.models.chat import ChatModel
-from pkedit.models.loading import load_model
 from pkedit.models.memory import give_back_freed_memory
+from pkedit.observer import Observer, Silent
 from pkedit.prompts import PRESETS, Demonstration, SafeEditCase, load_safeedit
 from pkedit.prompts.fetching import fetch
+from pkedit.run.model import load_by
 from pkedit.run.safeedit.case import edit_case, measure_case, sample_kept
 from pkedit.run.safeedit.folder import CASES, RECORD, CaseRow, SafeEditFolder
 from pkedit.run.safeedit.settings import SafeEditRecord, SafeEditSettings
 from pkedit.run.safeedit.table import averages, recorded, safeedit_table, sentences, unjudged
-from pkedit.run.stages import Observer, Silent
 
 PRESET = "safeedit"
 
@@ -75,15 +75,7 @@ def _through(
             check_keys(settings.judges, api_base=settings.judge_api_base)
         if chat is None:
             observer.stage("load")
-            chat = load_model(
-                settings.model,
-                device=settings.device,
-                dtype=settings.dtype,
-                chat_template=settings.chat_template,
-                mlp_write=settings.mlp_write,
-                trust_remote_code=settings.trust_remote_code,
-                quantisation=settings.quantisation,
-            )
+            chat = load_by(settings)
         folder.record.model_note = chat.reason
         kept: list[Demonstration] = []
         if settings.method == "pke":

@@ -1,19 +1,19 @@
-"""Whom an export tells how far it is."""
+"""Whom long work tells how far it is."""
 
 from typing import Protocol
 
 
 class Observer(Protocol):
-    """As a run has it: stages, and steps within them."""
+    """What work of several stages tells whoever watches it."""
 
     def stage(self, name: str) -> None:
         """A stage begins."""
 
     def step(self, done: int, total: int, note: str = "") -> None:
-        """Progress inside the stage."""
+        """Progress inside the stage; a total of 0 is one that is not known."""
 
 
-class Unwatched:
+class Silent:
     """An observer that looks away."""
 
     def stage(self, name: str) -> None:
