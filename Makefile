@@ -7,7 +7,7 @@ run: .venv
 compare: .venv
 	.venv/bin/pkedit run --arms vanilla,suffix,dinm,ft,random,pke --out runs/compare
 
-test: lint
+test: lint faults
 	# Each on one thread: the tiny models of these tests gain nothing from more.
 	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -n auto --dist worksteal
 	.venv/bin/pytest -m slow --ignore=tests/faults

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def new_record(settings: RunSettings) -> RunRecord:
     return RunRecord(
         settings=settings,
         command=typed_command(),
-        versions=_versions(),
+        versions=dict(_versions()),
         hardware={
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count() or 0,
@@ -236,7 +237,9 @@ def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+@cache
 def _versions() -> dict[str, str]:
+    """Of what this process runs; read once, for it runs no other."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
