@@ -25,7 +25,7 @@ def register(app: typer.Typer, panel: str) -> None:
         "bench",
         rich_help_panel=panel,
         epilog=examples(
-            ("pkedit bench --quick --json > bench.json", "the embedded model, in a minute; figures in a file"),
+            ("pkedit bench --quick --save bench.json", "the embedded model, in a minute; figures in a file"),
             ("pkedit bench --shape llama3-8b --layers 4", "random weights at true size, nothing downloaded"),
         ),
     )
@@ -60,6 +60,7 @@ def register(app: typer.Typer, panel: str) -> None:
             Path | None,
             typer.Option(metavar="FILE.svg", help="Draw there how costs grow with pairs, tokens and layers."),
         ] = None,
+        save: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write all figures there as well.")] = None,
         as_json: Json = False,
         verbose: Verbose = False,
         device: Device = None,
@@ -83,7 +84,7 @@ def register(app: typer.Typer, panel: str) -> None:
                 dtype=dtype,
                 chat_template=None if chat_template is None else str(chat_template),
             )
-            return bench(options, growth_file=growth, observer=watcher)
+            return bench(options, json_file=save, growth_file=growth, observer=watcher)
 
         found = watched(work, verbose=verbose)
         if as_json:
