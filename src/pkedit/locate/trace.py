@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkedit.models.batches import AnswerBatch, Dialogue, answer_scores, make_batch
+from pkedit.models.batches import AnswerBatch, Dialogue, answer_scores, make_batch, tokens_at_once
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.hooks import gradients_from, inputs_of, outputs_of
 from pkedit.models.precision import gradient_scale
@@ -90,7 +90,7 @@ def trace(
     widths = [EXACT_WIDTH] * len(chat.sites) if sketch_widths is None else sketch_widths
     recorder = _Recorder(chat, max(rows) + 1, first_tokens, widths, seed)
     scores = torch.zeros(len(dialogues))
-    groups = by_length([len(item) for item in dialogues], tokens=tokens_per_batch)
+    groups = by_length([len(item) for item in dialogues], tokens=tokens_at_once(chat, tokens_per_batch))
     done = 0
     with chat.frozen():
         for group in groups:
@@ -175,7 +175,10 @@ class _Recorder:
     @contextmanager
     def watching(self, watched: _Watched, batch: AnswerBatch) -> Generator[None]:
         """Records the forward and the backward pass made inside."""
-        real = torch.arange(batch.ids.shape[1]).unsqueeze(0) < torch.tensor(watched.lengths).unsqueeze(1)
+        # Sent once: on a GPU, every tensor that comes from main memory holds up what follows.
+        home = batch.ids.device
+        real = (torch.arange(batch.ids.shape[1]).unsqueeze(0) < torch.tensor(watched.lengths).unsqueeze(1)).to(home)
+        compared, where = watched.compared.nonzero().squeeze(1).to(home), watched.rows.to(home)
         decisive = batch.place <= self._first_tokens
         # Each decision token's share in the mean of its dialogue: [dialogues, answer tokens].
         shares = torch.zeros(len(batch), len(batch.place), device=batch.ids.device)
@@ -201,7 +204,7 @@ class _Recorder:
                     decision = shares.to(at) @ answers
                 else:
                     decision = _shared_out(shares.to(at), batch, kept.float(), routed)
-            decision = decision[watched.compared.to(at)].double()
+            decision = decision[compared.to(at)].double()
             sums["decision"] += decision.sum(0)
             sums["decision_square"] += decision.square().sum(0)
 
@@ -209,13 +212,13 @@ class _Recorder:
                 # Padding comes last, so nothing depends on it, and its gradient is zero.
                 gradient = gradient.float().view(shape) / self._scale
                 product = gradient * again().view(shape).float()
-                where = watched.rows.to(at)
+                row = where.to(at)
                 if routed is None:
-                    sums["product"].index_add_(0, where, product.sum(1))
-                    sums["gradient"].index_add_(0, where, gradient.sum(1))
+                    sums["product"].index_add_(0, row, product.sum(1))
+                    sums["gradient"].index_add_(0, row, gradient.sum(1))
                 else:
-                    sums["product"].index_add_(0, where[routed // tokens], product)
-                    sums["gradient"].index_add_(0, where[routed // tokens], gradient)
+                    sums["product"].index_add_(0, row[routed // tokens], product)
+                    sums["gradient"].index_add_(0, row[routed // tokens], gradient)
 
             activation.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 

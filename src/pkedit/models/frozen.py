@@ -20,8 +20,11 @@ from pkedit.models.cut import Cut
 from pkedit.models.keys import Keys, has_window, lent, read_beginning, side_by_side, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
-# A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does.
-PROMPT_TOKENS = 4
+# A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does. A GPU
+# waits for its next kernel rather than for memory, so there batches are larger.
+PROMPT_TOKENS = {"cpu": 4, "cuda": 8}
+# The same of tokens that are only read, without a gradient: on a processor memory for them costs time.
+READ_TOKENS = {"cpu": 1, "cuda": 4}
 # A long prompt is read in parts, so that what one pass needs stays small.
 CHUNK = 1024
 
@@ -73,7 +76,8 @@ class FrozenPrompts:
         self._read_beginning()
         with torch.no_grad():
             lengths = [len(self._dialogues[index]) for index in missing]
-            for places in by_length(lengths, tokens=self._tokens_per_batch):
+            budget = READ_TOKENS.get(self._chat.device.type, 1) * self._tokens_per_batch
+            for places in by_length(lengths, tokens=budget):
                 self._read([missing[place] for place in places])
 
     def take(self, places: Sequence[int], dialogues: Sequence[Dialogue]) -> None:
@@ -121,7 +125,7 @@ class FrozenPrompts:
         by_answer: dict[int, list[int]] = defaultdict(list)
         for index in indices:
             by_answer[len(self._dialogues[index].answer)].append(index)
-        budget = PROMPT_TOKENS * self._tokens_per_batch
+        budget = PROMPT_TOKENS.get(self._chat.device.type, 4) * self._tokens_per_batch
         return [
             [members[place] for place in places]
             for _, members in sorted(by_answer.items())
@@ -158,12 +162,15 @@ class FrozenPrompts:
         if self._cut.below:
             states = [self._entering[index][: ids.shape[1]] for index in group]
             entering = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+        cache = DynamicCache([(nothing, nothing)] * self._lowest + layers)
+        # Each layer puts its new keys behind these, in a copy: the others need not wait in memory for the end.
+        del layers
         with few_queries(self._chat.model), self._cut.entered(entering):
             final: Tensor = self._chat.body(
                 input_ids=ids,
                 attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1),
                 position_ids=read.unsqueeze(1) + torch.arange(ids.shape[1], device=mask.device),
-                past_key_values=DynamicCache([(nothing, nothing)] * self._lowest + layers),
+                past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
         return final
