@@ -57,7 +57,7 @@ QUICK = Sizes(
 # A known shape is measured on a card that it fits, with as much as a user would give it.
 SHAPED = Sizes(
     located=(24, 32),
-    edited=(32, 64),
+    edited=(16, 32),
     answered=(64, 32),
     batches=(16, 32, 64),
     growing_pairs=(4, 8, 12, 16),

@@ -22,7 +22,7 @@ from pkedit.models.sequences import by_length, shared_beginning
 
 # A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does. A GPU
 # waits for its next kernel rather than for memory, so there batches are larger.
-PROMPT_TOKENS = {"cpu": 4, "cuda": 8}
+PROMPT_TOKENS = {"cpu": 4, "cuda": 16}
 # The same of tokens that are only read, without a gradient: on a processor memory for them costs time.
 READ_TOKENS = {"cpu": 1, "cuda": 4}
 # A long prompt is read in parts, so that what one pass needs stays small.
