@@ -67,3 +67,14 @@ def test_no_tokens_have_no_scores(llama: ChatModel) -> None:
     scores.sum().backward()
     assert states.grad is not None
     assert states.grad.shape == states.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_scores_of_no_tokens_are_as_wide_as_those_of_some(llama: ChatModel, dtype: torch.dtype) -> None:
+    """A batch without harmless answers has none to compare; what it is put beside is in float32."""
+    llama.model.to(dtype)
+    states = random_states(llama).to(dtype)
+    for count in (0, 3):
+        found = in_chunks(states[:count], lambda part, at: log_likelihoods(llama.head(part), TARGETS[at]))
+        assert found.dtype == torch.float32
+        assert found.shape == (count,)

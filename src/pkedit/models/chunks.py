@@ -49,7 +49,7 @@ class _InChunks(torch.autograd.Function):
             scores.append(values.detach())
         if wanted:
             ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(states))
-        return torch.cat(scores) if scores else states.new_zeros(0)
+        return torch.cat(scores) if scores else states.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
