@@ -11,7 +11,8 @@ from pkedit.bench.peak import live_peak
 from pkedit.bench.training import trainable
 from pkedit.bench.workbench import Workbench
 from pkedit.locate.locating import Located, locate
-from pkedit.models.batches import Dialogue, answer_scores, make_batch, tokens_at_once
+from pkedit.models import budgets
+from pkedit.models.batches import Dialogue, answer_scores, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.costs import forward_flops
 from pkedit.models.hooks import gradients_from
@@ -114,7 +115,8 @@ def floor_of(chat: ChatModel, located: Located, settings: LocateSettings) -> Flo
     """The same dialogues, grouped as locating groups them."""
 
     def batches(dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, ...]]:
-        groups = by_length([len(one) for one in dialogues], tokens=tokens_at_once(chat, settings.tokens_per_batch))
+        budget = budgets.traced(settings.tokens_per_batch, chat.device.type)
+        groups = by_length([len(one) for one in dialogues], tokens=budget)
         return [tuple(dialogues[index] for index in group) for group in groups]
 
     return Floor(chat, settings, (*batches(located.harmless), *batches(located.margin)))

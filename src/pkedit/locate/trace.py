@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkedit.models.batches import AnswerBatch, Dialogue, answer_scores, make_batch, tokens_at_once
+from pkedit.models import budgets
+from pkedit.models.batches import AnswerBatch, Dialogue, answer_scores, make_batch
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.hooks import gradients_from, inputs_of, outputs_of
 from pkedit.models.precision import gradient_scale
@@ -90,7 +91,7 @@ def trace(
     widths = [EXACT_WIDTH] * len(chat.sites) if sketch_widths is None else sketch_widths
     recorder = _Recorder(chat, max(rows) + 1, first_tokens, widths, seed)
     scores = torch.zeros(len(dialogues))
-    groups = by_length([len(item) for item in dialogues], tokens=tokens_at_once(chat, tokens_per_batch))
+    groups = by_length([len(item) for item in dialogues], tokens=budgets.traced(tokens_per_batch, chat.device.type))
     done = 0
     with chat.frozen():
         for group in groups:

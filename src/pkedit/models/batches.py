@@ -95,15 +95,6 @@ def make_batch(
     )
 
 
-def tokens_at_once(chat: ChatModel, tokens: int) -> int:
-    """Padded tokens in a pass with gradient, where `tokens` are asked for.
-
-    A GPU takes a quarter more: two dialogues of 500 tokens then share a pass of the default size, whose kernels take
-    as long to start as those of one.
-    """
-    return tokens * 5 // 4 if chat.device.type == "cuda" else tokens
-
-
 def answer_states(chat: ChatModel, batch: AnswerBatch) -> Tensor:
     """Final states at the answer tokens, [answer tokens, hidden], by one pass through the whole model."""
     return batch.at_answers(chat.body(input_ids=batch.ids, use_cache=False).last_hidden_state)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from pkedit.models import budgets
 from pkedit.models.attention import few_queries
 from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
@@ -20,11 +21,6 @@ from pkedit.models.cut import Cut
 from pkedit.models.keys import Keys, has_window, lent, read_beginning, side_by_side, taken
 from pkedit.models.sequences import by_length, shared_beginning
 
-# A prompt token in a batch costs only its keys and values: so many fit where one token that is computed does. A GPU
-# waits for its next kernel rather than for memory, so there batches are larger.
-PROMPT_TOKENS = {"cpu": 4, "cuda": 16}
-# The same of tokens that are only read, without a gradient: on a processor memory for them costs time.
-READ_TOKENS = {"cpu": 1, "cuda": 4}
 # A long prompt is read in parts, so that what one pass needs stays small.
 CHUNK = 1024
 
@@ -76,7 +72,7 @@ class FrozenPrompts:
         self._read_beginning()
         with torch.no_grad():
             lengths = [len(self._dialogues[index]) for index in missing]
-            budget = READ_TOKENS.get(self._chat.device.type, 1) * self._tokens_per_batch
+            budget = budgets.read(self._tokens_per_batch, self._chat.device.type)
             for places in by_length(lengths, tokens=budget):
                 self._read([missing[place] for place in places])
 
@@ -125,7 +121,7 @@ class FrozenPrompts:
         by_answer: dict[int, list[int]] = defaultdict(list)
         for index in indices:
             by_answer[len(self._dialogues[index].answer)].append(index)
-        budget = PROMPT_TOKENS.get(self._chat.device.type, 4) * self._tokens_per_batch
+        budget = budgets.frozen(self._tokens_per_batch, self._chat.device.type)
         return [
             [members[place] for place in places]
             for _, members in sorted(by_answer.items())

@@ -113,7 +113,8 @@ def estimates(
     weights = weight_bytes(shape, place.dtype, bits)
     rate = GGUF_RATE if converted else LOAD_RATE
     found = [Estimate("load", LOAD_SECONDS + weights / rate if rates else 0.0, _needs(place, weights, 0.0, load=True))]
-    for cost in stage_costs(shape, settings, asked, weight=place.dtype.itemsize, mixed=place.mixed.itemsize):
+    formats = {"weight": place.dtype.itemsize, "mixed": place.mixed.itemsize}
+    for cost in stage_costs(shape, settings, asked, **formats, kind=place.kind):
         seconds = cost.seconds
         if rates is not None:
             seconds += cost.work.seconds(rates(place.mixed), cost.efficiency)

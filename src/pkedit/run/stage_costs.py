@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pkedit.edit.baselines import FIXED_LAYER_SHARE, REFUSAL_SUFFIX, dinm_settings
+from pkedit.models import budgets
 from pkedit.models.chunks import TOKENS as LOGIT_TOKENS
 from pkedit.models.costs import Formats, Work, generating, key_bytes, passing
-from pkedit.models.frozen import PROMPT_TOKENS
 from pkedit.models.generation import READ_TOKENS
 from pkedit.models.shape import ModelShape
 from pkedit.run.asked import CHARACTERS_PER_TOKEN, SHARED_TOKENS, AskedPrompts, mean
@@ -55,7 +55,7 @@ class StageCost:
 
 
 def stage_costs(
-    shape: ModelShape, settings: RunSettings, asked: AskedPrompts, *, weight: float, mixed: float
+    shape: ModelShape, settings: RunSettings, asked: AskedPrompts, *, weight: float, mixed: float, kind: str = "cpu"
 ) -> list[StageCost]:
     """The stages of a run behind loading, in their order.
 
@@ -65,8 +65,9 @@ def stage_costs(
         asked: its prompts.
         weight: bytes of a weight.
         mixed: bytes of a number in the arithmetic of locating and editing.
+        kind: of the device, `cpu` or `cuda`.
     """
-    counter = _Counter(shape, settings, asked, weight, mixed)
+    counter = _Counter(shape, settings, asked, weight, mixed, kind)
     arms = [arm for arm in settings.arms if arm != "vanilla"]
     stages = [counter.sample()]
     if {"pke", "random"} & set(arms):
@@ -82,8 +83,9 @@ class _Counter:
     """One method for each stage."""
 
     def __init__(
-        self, shape: ModelShape, settings: RunSettings, asked: AskedPrompts, weight: float, mixed: float
+        self, shape: ModelShape, settings: RunSettings, asked: AskedPrompts, weight: float, mixed: float, kind: str
     ) -> None:
+        self._kind = kind
         self._shape = shape
         self._settings = settings
         self._asked = asked
@@ -126,7 +128,8 @@ class _Counter:
             SHARED_TOKENS + own + options.tokens for own in (*pairs, *self._asked.safe[: options.demonstrations])
         ]
         tokens = sum(lengths)
-        passes = math.ceil(tokens / options.tokens_per_batch)
+        together = budgets.traced(options.tokens_per_batch, self._kind)
+        passes = math.ceil(tokens / together)
         work = passing(
             shape,
             self._cast,
@@ -143,7 +146,7 @@ class _Counter:
             share = len(pairs) / len(lengths)
             # The gradient of weights is the same work once more.
             work += work * (1.5 * options.probe_steps * share)
-        memory = self._traced(max(options.tokens_per_batch, *lengths), shape.layers)
+        memory = self._traced(max(together, *lengths), shape.layers)
         memory += 4 * shape.layers * shape.widths * len(lengths)
         copies = self._copies
         if options.probe_steps > 1:
@@ -186,12 +189,12 @@ class _Counter:
         own = (mean(asked.harmful), mean(asked.safe))
         read = sum(count * (prompt + answer) for count, prompt, answer in zip(seen, own, answers, strict=True))
         context = SHARED_TOKENS + sum(own) / 2
-        passes = math.ceil(read / settings.tokens_per_batch)
+        together = settings.tokens_per_batch
+        passes = math.ceil(read / budgets.read(together, self._kind))
         work = passing(shape, self._cast, tokens=read, context=context, passes=passes)
         if settings.gate_detector:
-            work += passing(
-                shape, self._cast, tokens=pairs + kept, context=context, passes=passes / PROMPT_TOKENS, layers=layers
-            )
+            again = math.ceil(read / together) * together / budgets.frozen(together, self._kind)
+            work += passing(shape, self._cast, tokens=pairs + kept, context=context, passes=again, layers=layers)
         step, activations = self._step(settings, drawn, own, layers)
         work += step * settings.steps
         memory = self._logits(LOGIT_TOKENS) + activations
@@ -257,7 +260,9 @@ class _Counter:
         whole = sum(
             count * (SHARED_TOKENS + prompt + answer) for count, prompt, answer in zip(drawn, own, answers, strict=True)
         )
-        budget = settings.tokens_per_batch * (PROMPT_TOKENS if settings.frozen_prompts else 1)
+        budget = settings.tokens_per_batch
+        if settings.frozen_prompts:
+            budget = budgets.frozen(budget, self._kind)
         # Each kind of answer has batches of its own, none of them quite full.
         groups = math.ceil(whole / budget) + 1
         if settings.frozen_prompts:
