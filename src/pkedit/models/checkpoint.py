@@ -6,6 +6,7 @@ thousand layers for a file of ten tensors, is refused before any memory is taken
 
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # What the libraries raise over a configuration, a tokenizer or weights that make no sense.
 DAMAGED = (
     *(OSError, ValueError, KeyError, IndexError, ImportError, RuntimeError, TypeError, AttributeError),
-    *(ArithmeticError, AssertionError, SafetensorError, StrictDataclassError),
+    *(ArithmeticError, AssertionError, SafetensorError, StrictDataclassError, struct.error),
 )
 # Counts for which modules are made one by one. The largest known models have 126 layers or 512 experts.
 COUNTED = re.compile(r"(^|_)(layers?|experts|blocks|groups)$")
