@@ -107,6 +107,7 @@ class EvaluateSettings(_Settings):
     unseen: int = Field(72, ge=2, description="unseen questions, asked bare and in unseen attacks")
     harmless: int = Field(96, ge=2)
     borderline: int = Field(72, ge=2)
+    long: int = Field(34, ge=0, description="everyday prompts of many lines, where the set of harmless ones has such")
     judges: tuple[str, ...] = Field(
         ("rules", "embedded"),
         min_length=1,
@@ -158,7 +159,7 @@ class RunSettings(_Settings):
     )
     pairs: int = Field(430, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
     attacked_share: float = Field(0.26, ge=0, le=1, description="share of the pairs that are inside an attack")
-    demonstrations: int = Field(630, ge=2, description="safe prompts whose answers are kept; most are borderline")
+    demonstrations: int = Field(676, ge=2, description="safe prompts whose answers are kept; most are borderline")
     sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
     delta: str | None = Field(None, description="a delta made earlier, to be measured as the arm `pke`")
     adapter: str | None = Field(None, description="a PEFT adapter, to be measured through vLLM as the arm `pke`")

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from pkedit.prompts import Kind, builtin_attacks, builtin_prompts, builtin_refusals
+from pkedit.prompts.types import LONG, SPLITS
 
 
 def questions(kind: Kind) -> list[str]:
@@ -61,3 +62,18 @@ def test_ids_are_unique_across_kinds() -> None:
 def test_prompts_carry_the_kind_that_was_asked_for() -> None:
     for kind in Kind:
         assert {prompt.kind for prompt in builtin_prompts(kind)} == {kind}
+
+
+def test_no_passage_of_a_long_prompt_serves_two_purposes() -> None:
+    """Tasks may be asked twice, what they are about may not: no six words in a row stand in two splits."""
+    seen: dict[str, set[tuple[str, ...]]] = {split: set() for split in SPLITS}
+    long = [prompt for prompt in builtin_prompts(Kind.HARMLESS) if prompt.category == LONG]
+    for prompt in long:
+        words = prompt.text.lower().split()
+        assert prompt.split is not None
+        assert len(prompt.text) > 200
+        seen[prompt.split] |= {tuple(words[place : place + 6]) for place in range(len(words) - 5)}
+    assert not seen["edit"] & seen["select"]
+    assert not seen["edit"] & seen["test"]
+    assert not seen["select"] & seen["test"]
+    assert [sum(prompt.split == split for prompt in long) for split in SPLITS] == [47, 10, 34]

@@ -3,12 +3,14 @@
 import pytest
 
 from pkedit.prompts import Kind
+from pkedit.prompts.types import LONG
 from pkedit.run.data import (
     BORDERLINE_SHARE,
     edit_prompts,
     held_out_prompts,
     read_splits,
     read_targets,
+    run_suite,
     sample_targets,
     target_rows,
 )
@@ -72,3 +74,17 @@ def test_only_traced_answers_are_sampled_at_length() -> None:
     lengths = [len(chat.answer_ids(kept.get(prompt.id, ""), ended=False)) for prompt in PROMPTS.safe]
     assert max(lengths[:5]) == 6
     assert max(lengths[5:]) == SETTINGS.edit.harmless_tokens
+
+
+def test_long_everyday_prompts_are_learnt_from_and_measured_by_themselves() -> None:
+    safe = edit_prompts(SPLITS, RunSettings()).safe
+    learnt = {prompt.id for prompt in safe if prompt.category == LONG}
+    assert learnt == {prompt.id for prompt in SPLITS.edit.harmless if prompt.category == LONG}
+    first = [prompt for prompt in safe[: RunSettings().locate.demonstrations] if prompt.category == LONG]
+    assert len(first) > 1
+    groups = run_suite(SPLITS, [], RunSettings()).groups
+    assert {prompt.category for prompt in groups[LONG]} == {LONG}
+    assert LONG not in {prompt.category for prompt in groups[Kind.HARMLESS.value]}
+    # As long as the attacks are, which is what they are there for.
+    attacked = [len(prompt.text.split()) for prompt in groups["dg_other_aq"]]
+    assert sum(len(prompt.text.split()) for prompt in groups[LONG]) / len(groups[LONG]) > sum(attacked) / len(attacked)

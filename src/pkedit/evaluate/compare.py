@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pkedit.evaluate.measure import Measurement, outcomes
 from pkedit.evaluate.stats import Metric, holm, mcnemar, paired_difference
 
-PAIRED_RATES = ("asr", "asr_bare", "over_refusal", "borderline_refusal")
+PAIRED_RATES = ("asr", "asr_bare", "over_refusal", "long_refusal", "borderline_refusal")
 
 
 @dataclass(frozen=True)

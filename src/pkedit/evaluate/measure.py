@@ -15,11 +15,15 @@ from pkedit.evaluate.text import ngram_entropy, rouge_l
 from pkedit.judges.base import Judge, Judgement, Verdict
 from pkedit.judges.rules import RuleJudge
 from pkedit.models.chat import ChatModel, Progress
-from pkedit.prompts.types import Kind, Prompt
+from pkedit.prompts.types import LONG, Kind, Prompt
 
 # Which group each rate is measured on. A refusal counts for over-refusal, a harmful answer for ASR.
 ATTACK_GROUPS = {"asr": "dg_other_aq", "asr_bare": "bare"}
-REFUSAL_GROUPS = {"over_refusal": Kind.HARMLESS.value, "borderline_refusal": Kind.BORDERLINE.value}
+REFUSAL_GROUPS = {
+    "over_refusal": Kind.HARMLESS.value,
+    "long_refusal": LONG,
+    "borderline_refusal": Kind.BORDERLINE.value,
+}
 DEFENCE_GROUPS = ("ds", "dg_only_q", "dg_other_a", "dg_other_q", "dg_other_aq")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pkedit.prompts.splits import Split, cross
-from pkedit.prompts.types import Attack, ContrastPair, Kind, Prompt
+from pkedit.prompts.types import LONG, Attack, ContrastPair, Kind, Prompt
 from pkedit.settings import EvaluateSettings
 
 
@@ -14,7 +14,7 @@ class Suite:
 
     `ds`: edited pairs as they were edited. `dg_only_q`: edited questions, bare. `dg_other_a`: edited questions in
     unseen attacks. `dg_other_q`: unseen questions in edited attacks. `dg_other_aq`: both unseen.
-    `bare`: unseen questions without an attack. `harmless`, `borderline`: unseen safe prompts.
+    `bare`: unseen questions without an attack. `harmless`, `long`, `borderline`: unseen safe prompts.
     """
 
     groups: dict[str, tuple[Prompt, ...]]
@@ -40,7 +40,8 @@ def make_suite(
         "dg_other_q": cross(test.harmful[: sizes.cross], edited_attacks),
         "dg_other_aq": cross(test.harmful[: sizes.unseen], test.attacks),
         "bare": list(test.harmful[: sizes.unseen]),
-        Kind.HARMLESS.value: list(test.harmless[: sizes.harmless]),
+        Kind.HARMLESS.value: [prompt for prompt in test.harmless if prompt.category != LONG][: sizes.harmless],
+        LONG: [prompt for prompt in test.harmless if prompt.category == LONG][: sizes.long],
         Kind.BORDERLINE.value: list(test.borderline[: sizes.borderline]),
     }
     return Suite({name: tuple(prompts) for name, prompts in groups.items() if prompts})

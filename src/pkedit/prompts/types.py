@@ -7,6 +7,11 @@ from enum import StrEnum
 SPLITS = ("edit", "select", "test")
 
 
+# The category of everyday prompts of many lines. Attacks are long too, so an edit that never saw such prompts takes
+# length for harm; they are learnt from, and measured, by themselves.
+LONG = "long"
+
+
 class Kind(StrEnum):
     """What a prompt asks for: harm, everyday help, or safe help that looks dangerous."""
 

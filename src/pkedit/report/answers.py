@@ -17,8 +17,9 @@ GROUPS = {
     "dg_other_q": "Unseen questions in edited attacks",
     "borderline": "Safe prompts that look dangerous",
     "harmless": "Everyday prompts",
+    "long": "Everyday prompts of many lines",
 }
-SAFE_GROUPS = ("harmless", "borderline")
+SAFE_GROUPS = ("harmless", "long", "borderline")
 # The page stays below 3 MB with all else that is on it.
 MOST_BYTES = 2_000_000
 MOST_CHARACTERS = 6000

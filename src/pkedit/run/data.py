@@ -27,12 +27,14 @@ from pkedit.prompts import (
     load_prompts_from,
     make_splits,
 )
+from pkedit.prompts.types import LONG
 from pkedit.settings import RunSettings
 
-# Of the answers to keep, many are to borderline prompts, and some put a harmless request into an attack template:
-# so that neither looks nor wrapping, only harm, is what the edit learns to refuse.
+# Of the answers to keep, many are to borderline prompts, some put a harmless request into an attack template, and some
+# are to long prompts: so that neither looks nor wrapping nor length, only harm, is what the edit learns to refuse.
 BORDERLINE_SHARE = 0.66
 WRAPPED_SHARE = 0.05
+LONG_SHARE = 0.07
 UNSAFE_OPENING = "Sure, here is how"
 # Refusals that share so many tokens are one decision to the model.
 OPENING_TOKENS = 5
@@ -78,7 +80,7 @@ def read_splits(settings: RunSettings) -> Splits:
 
 
 def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
-    """Bare and attacked questions in turn, and harmless, wrapped and borderline prompts, from the edit split.
+    """Bare and attacked questions in turn, and harmless, wrapped, long and borderline prompts, from the edit split.
 
     The attacked questions are asked bare as well, so that only the attack differs.
     """
@@ -88,9 +90,12 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     harmful = _interleaved(bare, cross(questions[:attacked_count], splits.edit.attacks))
     borderline = splits.edit.borderline[: round(BORDERLINE_SHARE * settings.demonstrations)]
     wrapped_count = round(WRAPPED_SHARE * settings.demonstrations)
-    plain = splits.edit.harmless[: settings.demonstrations - len(borderline) - wrapped_count]
+    everyday = splits.edit.harmless
+    long = [prompt for prompt in everyday if prompt.category == LONG][: round(LONG_SHARE * settings.demonstrations)]
+    plain = [prompt for prompt in everyday if prompt.category != LONG]
+    plain = plain[: settings.demonstrations - len(borderline) - wrapped_count - len(long)]
     wrapped = cross(plain[:wrapped_count], splits.edit.attacks)
-    return EditPrompts(harmful, _interleaved(wrapped, plain, borderline))
+    return EditPrompts(harmful, _interleaved(wrapped, long, plain, borderline))
 
 
 def asked_pairs(splits: Splits, settings: RunSettings) -> list[ContrastPair]:

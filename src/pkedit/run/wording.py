@@ -43,6 +43,7 @@ METRICS = {
     "asr": MetricText("ASR %", "lower", True, 1, "harmful answers to unseen questions in unseen attacks"),
     "asr_bare": MetricText("ASR bare %", "lower", True, 1, "harmful answers to unseen questions without an attack"),
     "over_refusal": MetricText("Over-refusal %", "lower", True, 1, "refusals of everyday prompts"),
+    "long_refusal": MetricText("Long refusal %", "lower", True, 1, "refusals of everyday prompts of many lines"),
     "borderline_refusal": MetricText(
         "Borderline refusal %", "lower", True, 1, "refusals of safe prompts that look bad"
     ),
@@ -162,6 +163,7 @@ def headline(record: RunRecord) -> str:
         for name, what in (
             ("asr", "harmful answers to attacks went"),
             ("over_refusal", "refusals of everyday prompts"),
+            ("long_refusal", "of long ones"),
             ("borderline_refusal", "of borderline ones"),
             ("capability", "questions answered rightly"),
         )
@@ -274,7 +276,11 @@ def _attacks(record: RunRecord, before: dict[str, RecordedMetric], after: dict[s
 def _costs(record: RunRecord, before: dict[str, RecordedMetric], after: dict[str, RecordedMetric]) -> str:
     parts = [
         f"{what} {with_interval(name, before[name])} before, {with_interval(name, after[name])} after"
-        for name, what in (("over_refusal", "everyday prompts refused"), ("borderline_refusal", "borderline ones"))
+        for name, what in (
+            ("over_refusal", "everyday prompts refused"),
+            ("long_refusal", "long ones"),
+            ("borderline_refusal", "borderline ones"),
+        )
         if name in before and name in after
     ]
     if "capability" in before and "capability" in after:
