@@ -65,14 +65,14 @@ def test_prompts_carry_the_kind_that_was_asked_for() -> None:
 
 
 def test_no_passage_of_a_long_prompt_serves_two_purposes() -> None:
-    """Tasks may be asked twice, what they are about may not: no six words in a row stand in two splits."""
+    """Tasks may be asked twice, what they are about may not: no eight words in a row stand in two splits."""
     seen: dict[str, set[tuple[str, ...]]] = {split: set() for split in SPLITS}
     long = [prompt for prompt in builtin_prompts(Kind.HARMLESS) if prompt.category == LONG]
     for prompt in long:
         words = prompt.text.lower().split()
         assert prompt.split is not None
         assert len(prompt.text) > 200
-        seen[prompt.split] |= {tuple(words[place : place + 6]) for place in range(len(words) - 5)}
+        seen[prompt.split] |= {tuple(words[place : place + 8]) for place in range(len(words) - 7)}
     assert not seen["edit"] & seen["select"]
     assert not seen["edit"] & seen["test"]
     assert not seen["select"] & seen["test"]
