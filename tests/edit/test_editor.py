@@ -94,22 +94,22 @@ def flat(delta: Delta) -> Tensor:
     return torch.cat([change.flatten() for layer in delta.layers for change in layer.change.values()])
 
 
-def test_one_pair_is_enough_and_makes_its_safe_answer_likelier(chat: ChatModel) -> None:
+def test_one_pair_is_enough_and_makes_its_safe_answer_likelier(llama: ChatModel) -> None:
     pairs = make_pairs(1)
-    result = run(chat, pairs, 1, **BY_HEART)
-    loss, likelihood = safe_loss(chat, pairs), opening(chat, pairs[0], SAFE)
-    with result.delta.applied_to(chat):
-        assert safe_loss(chat, pairs) < 0.6 * loss
-        assert opening(chat, pairs[0], SAFE) > 5 * likelihood
+    result = run(llama, pairs, 1, **BY_HEART)
+    loss, likelihood = safe_loss(llama, pairs), opening(llama, pairs[0], SAFE)
+    with result.delta.applied_to(llama):
+        assert safe_loss(llama, pairs) < 0.6 * loss
+        assert opening(llama, pairs[0], SAFE) > 5 * likelihood
 
 
-def test_a_batch_of_pairs_is_learnt_together(chat: ChatModel) -> None:
+def test_a_batch_of_pairs_is_learnt_together(llama: ChatModel) -> None:
     pairs = make_pairs(4)
-    result = run(chat, pairs, **BY_HEART)
-    before = safe_loss(chat, pairs)
-    with result.delta.applied_to(chat):
-        assert safe_loss(chat, pairs) < 0.75 * before
-        assert all(opening(chat, pair, SAFE) > opening(chat, pair, UNSAFE) for pair in pairs)
+    result = run(llama, pairs, **BY_HEART)
+    before = safe_loss(llama, pairs)
+    with result.delta.applied_to(llama):
+        assert safe_loss(llama, pairs) < 0.75 * before
+        assert all(opening(llama, pair, SAFE) > opening(llama, pair, UNSAFE) for pair in pairs)
 
 
 def test_the_model_leaves_as_it_came(chat: ChatModel) -> None:
@@ -138,9 +138,9 @@ def test_only_the_regions_neurons_and_the_wanted_parts_are_edited(chat: ChatMode
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_no_vector_is_changed_beyond_the_norm_limit(chat: ChatModel, relative: bool) -> None:
+def test_no_vector_is_changed_beyond_the_norm_limit(llama: ChatModel, relative: bool) -> None:
     def longest(**changes: Any) -> float:
-        delta = run(chat, learning_rate=0.5, relative_learning_rate=relative, **changes).delta
+        delta = run(llama, learning_rate=0.5, relative_learning_rate=relative, **changes).delta
         return max(
             float((layer.change[part].norm(dim=1) / layer.original[part].norm(dim=1)).max())
             for layer in delta.layers
@@ -151,19 +151,19 @@ def test_no_vector_is_changed_beyond_the_norm_limit(chat: ChatModel, relative: b
     assert longest(norm_limit=None) > 0.5
 
 
-def test_the_safe_term_alone_moves_the_weights(chat: ChatModel) -> None:
+def test_the_safe_term_alone_moves_the_weights(llama: ChatModel) -> None:
     only = {"unsafe_weight": 0.0, "harmless_weight": 0.0, "norm_weight": 0.0}
-    assert flat(run(chat, steps=1, **only).delta).abs().max() > 1e-3
-    assert not flat(run(chat, steps=1, safe_weight=0.0, **only).delta).any()
+    assert flat(run(llama, steps=1, **only).delta).abs().max() > 1e-3
+    assert not flat(run(llama, steps=1, safe_weight=0.0, **only).delta).any()
 
 
 @pytest.mark.parametrize("unsafe_tokens", [1, 4])
 def test_the_unsafe_term_alone_moves_the_weights_away_from_the_unsafe_answer(
-    chat: ChatModel, unsafe_tokens: int
+    llama: ChatModel, unsafe_tokens: int
 ) -> None:
     pairs = make_pairs(2)
     result = run(
-        chat,
+        llama,
         pairs,
         safe_weight=0.0,
         unsafe_weight=1.0,
@@ -175,9 +175,9 @@ def test_the_unsafe_term_alone_moves_the_weights_away_from_the_unsafe_answer(
         steps=10,
     )
     assert flat(result.delta).abs().max() > 1e-3
-    before = [opening(chat, pair, UNSAFE) for pair in pairs]
-    with result.delta.applied_to(chat):
-        after = [opening(chat, pair, UNSAFE) for pair in pairs]
+    before = [opening(llama, pair, UNSAFE) for pair in pairs]
+    with result.delta.applied_to(llama):
+        after = [opening(llama, pair, UNSAFE) for pair in pairs]
     assert sum(after) < 0.7 * sum(before)
 
 
@@ -201,16 +201,16 @@ def test_the_harmless_term_has_no_gradient_before_anything_has_changed(llama: Ch
     assert result.history[0].harmless == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_harmless_term_moves_the_weights_back_to_the_harmless_answers(chat: ChatModel) -> None:
+def test_the_harmless_term_moves_the_weights_back_to_the_harmless_answers(llama: ChatModel) -> None:
     kept = make_demonstrations(3)
-    without, with_it = (run(chat, 3, kept, harmless_weight=weight).delta for weight in (0.0, 20.0))
+    without, with_it = (run(llama, 3, kept, harmless_weight=weight).delta for weight in (0.0, 20.0))
     assert not torch.allclose(flat(without), flat(with_it))
-    assert drift(chat, with_it, kept) < 0.5 * drift(chat, without, kept)
+    assert drift(llama, with_it, kept) < 0.5 * drift(llama, without, kept)
 
 
-def test_without_its_gradient_the_harmless_term_does_nothing(chat: ChatModel) -> None:
+def test_without_its_gradient_the_harmless_term_does_nothing(llama: ChatModel) -> None:
     none, idle, active = (
-        run(chat, harmless_weight=weight, harmless_gradient=gradient)
+        run(llama, harmless_weight=weight, harmless_gradient=gradient)
         for weight, gradient in ((0.0, True), (20.0, False), (20.0, True))
     )
     torch.testing.assert_close(flat(idle.delta), flat(none.delta), rtol=1e-4, atol=1e-5)
@@ -224,16 +224,16 @@ def test_without_its_gradient_a_batch_of_harmless_answers_alone_is_no_error(llam
     torch.testing.assert_close(flat(one_by_one.delta), flat(together.delta), rtol=1e-2, atol=1e-3)
 
 
-def test_the_norm_term_keeps_the_change_small(chat: ChatModel) -> None:
-    none, strong = (run(chat, norm_weight=weight) for weight in (0.0, 50.0))
+def test_the_norm_term_keeps_the_change_small(llama: ChatModel) -> None:
+    none, strong = (run(llama, norm_weight=weight) for weight in (0.0, 50.0))
     assert strong.history[-1].norm < 0.5 * none.history[-1].norm
 
 
-def test_the_first_step_reports_the_losses_of_the_unedited_model(chat: ChatModel) -> None:
+def test_the_first_step_reports_the_losses_of_the_unedited_model(llama: ChatModel) -> None:
     pairs = make_pairs(3)
-    first = run(chat, pairs, threshold=0.0, first_tokens=0, unsafe_bound=1e-6).history[0]
-    assert first.safe == pytest.approx(safe_loss(chat, pairs), rel=1e-4)
-    likelihood = torch.tensor([opening(chat, pair, UNSAFE) for pair in pairs]).log()
+    first = run(llama, pairs, threshold=0.0, first_tokens=0, unsafe_bound=1e-6).history[0]
+    assert first.safe == pytest.approx(safe_loss(llama, pairs), rel=1e-4)
+    likelihood = torch.tensor([opening(llama, pair, UNSAFE) for pair in pairs]).log()
     assert first.unsafe == pytest.approx(float(unlikelihood(likelihood, 1e-6).mean()), rel=1e-3)
     assert first.harmless == pytest.approx(0.0, abs=1e-6)
     assert (first.step, first.norm) == (0, 0.0)
