@@ -58,10 +58,11 @@ def whole_layer(chat: ChatModel, layer: int) -> Region:
 def _layer_states(chat: ChatModel, item: Dialogue) -> Tensor:
     """Outputs of all layers for one dialogue: [layers, tokens, hidden] in float32."""
     ids = torch.tensor([[*item.prompt, *item.answer]], device=chat.device)
-    return _states(chat, ids)[:, 0]
+    return block_outputs(chat, ids)[:, 0]
 
 
-def _states(chat: ChatModel, ids: Tensor) -> Tensor:
+def block_outputs(chat: ChatModel, ids: Tensor) -> Tensor:
+    """What each decoder layer gives for token ids [rows, tokens]: [layers, rows, tokens, hidden], float32."""
     seen: dict[int, Tensor] = {}
 
     def receive(place: int, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -77,6 +78,6 @@ def _distances_as_released(chat: ChatModel, pair: ContrastPair) -> Tensor:
     width = max(map(len, answers))
     padding = chat.tokenizer.pad_token_id
     ids = torch.tensor([answer + [padding] * (width - len(answer)) for answer in answers], device=chat.device)
-    states = _states(chat, ids)
+    states = block_outputs(chat, ids)
     distances: Tensor = (states[:, 0] - states[:, 1]).flatten(1).norm(dim=-1)
     return distances

@@ -16,6 +16,7 @@ from pkedit.errors import RunFolderError
 from pkedit.report.answers import MOST_CHARACTERS, answer_groups, prompt_answers
 from pkedit.report.causal import causal_chart
 from pkedit.report.curves import curve_charts
+from pkedit.report.durability import durability
 from pkedit.report.files import PathwayFile, RegionFile, TuneFile, WordsFile, read_file, read_rows
 from pkedit.report.heat import heat_map
 from pkedit.report.layers import block_profiles, neuron_map, region_profiles
@@ -44,6 +45,7 @@ def build_report(folder: str | Path) -> Path:
         **_measured(record, folder),
         **_explained(record, folder),
         **_made(record),
+        durability=durability(folder),
     )  # fmt: skip
     path = folder / "report.html"
     try:

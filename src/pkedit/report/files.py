@@ -131,7 +131,7 @@ class TuneFile(_File):
     failed: list[dict[str, Any]] = []
 
 
-Content = TypeVar("Content", bound=_File)
+Content = TypeVar("Content", bound=BaseModel)
 
 
 def read_file(path: Path, kind: type[Content]) -> Content | None:

@@ -117,13 +117,13 @@ def _rates(responses: Sequence[Response], suffix: str) -> dict[str, Metric]:
     if all(group in rates for group in GENERALISATION_GROUPS):
         asked = [rates[group] for group in GENERALISATION_GROUPS]
         share = sum(one.value for one in asked) / len(asked)
-        rates["dg_avg"] = _wilson(share, min(one.n for one in asked))
+        rates["dg_avg"] = wilson(share, min(one.n for one in asked))
     if refused is not None:
         rates["knowledge_refused"] = refused
     return {f"{name}{suffix}": one for name, one in rates.items()}
 
 
-def _wilson(share: float, n: int) -> Metric:
+def wilson(share: float, n: int) -> Metric:
     """Wilson's score interval (1927) for a mean of `n` values in [0, 1]: none spread more than zeros and ones."""
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
