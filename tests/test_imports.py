@@ -13,10 +13,11 @@ ROOT = Path(pkedit.__file__).parent
 # From the top; a package may import from its own row and from the rows below.
 ROWS = (
     (
-        *("cli", "bench_cli", "chat_cli", "check_cli", "export_cli", "judges_cli", "safeedit_cli", "tune_cli"),
+        *("cli", "bench_cli", "chat_cli", "check_cli", "durability_cli"),
+        *("export_cli", "judges_cli", "safeedit_cli", "stream_cli", "tune_cli"),
         *("options", "completion", "running", "failures", "terminal"),
     ),
-    ("bench", "talk", "tune"),
+    ("bench", "durability", "stream", "talk", "tune"),
     ("report",),
     ("run",),
     ("locate", "edit", "evaluate", "export"),

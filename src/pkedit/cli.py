@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pkedit import bench_cli, chat_cli, check_cli, export_cli, judges_cli, safeedit_cli, tune_cli
+from pkedit import (
+    bench_cli,
+    chat_cli,
+    check_cli,
+    durability_cli,
+    export_cli,
+    judges_cli,
+    safeedit_cli,
+    stream_cli,
+    tune_cli,
+)
 from pkedit.completion import run_folders
 from pkedit.errors import PkeditError
 from pkedit.failures import failure
@@ -66,6 +76,7 @@ def _run(settings: "RunSettings", out: Path, as_json: bool, yes: bool, verbose: 
 
 check_cli.register(app, MAIN)
 tune_cli.register(app, MAIN)
+stream_cli.register(app, MAIN)
 
 
 @app.command("locate", rich_help_panel=STAGES)
@@ -183,6 +194,7 @@ def _table(
 chat_cli.register(app, SHIP)
 judges_cli.register(app, COMPARE)
 safeedit_cli.register(app, COMPARE)
+durability_cli.register(app, COMPARE)
 bench_cli.register(app, COMPARE)
 
 

@@ -100,6 +100,16 @@ def test_applied_to_acts_inside_and_reverts_afterwards(chat: ChatModel) -> None:
     assert changed_weights(chat.model, before) == []
 
 
+def test_an_edit_made_in_bfloat16_goes_onto_the_same_weights_held_in_float32(llama: ChatModel) -> None:
+    llama.model.to(torch.bfloat16)
+    delta = random_delta(llama)
+    llama.model.to(torch.float32)
+    before = snapshot(llama.model)
+    with delta.applied_to(llama):
+        assert len(changed_weights(llama.model, before)) == 4
+    assert changed_weights(llama.model, before) == []
+
+
 def test_applied_to_reverts_when_the_body_raises(chat: ChatModel) -> None:
     before = snapshot(chat.model)
     with pytest.raises(RuntimeError, match="body"), random_delta(chat).applied_to(chat):
@@ -182,6 +192,18 @@ def test_the_sum_of_an_edit_and_one_made_on_top_of_it_is_both(chat: ChatModel, s
     with (first + other).applied_to(chat):
         torch.testing.assert_close(logits(chat), both, rtol=1e-4, atol=1e-4)
     assert changed_weights(chat.model, before) == []
+
+
+def test_a_sum_of_edits_in_half_precision_puts_every_bit_back(llama: ChatModel) -> None:
+    llama.model.to(torch.bfloat16)
+    total = random_delta(llama) + random_delta(llama, {0: [5, 9], 1: [7]}, seed=1)
+    assert {original.dtype for layer in total.layers for original in layer.original.values()} == {torch.bfloat16}
+    assert {change.dtype for layer in total.layers for change in layer.change.values()} == {torch.float32}
+    assert total.dtype == "bfloat16"
+    before = snapshot(llama.model)
+    with total.applied_to(llama):
+        assert len(changed_weights(llama.model, before)) == 4
+    assert changed_weights(llama.model, before) == []
 
 
 def test_adding_does_not_change_the_summands(llama: ChatModel) -> None:
@@ -284,7 +306,7 @@ def test_a_model_of_another_shape_is_refused(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_delta_that_is_not_finite_is_refused_and_the_model_left_alone(llama: ChatModel, value: float) -> None:
     before = snapshot(llama.model)
-    with pytest.raises(DeltaError, match="NaN or Inf"):
+    with pytest.raises(DeltaError, match=r"^layer 0: the delta holds NaN or Inf in write"):
         broken(random_delta(llama), value).apply(llama)
     assert changed_weights(llama.model, before) == []
 

@@ -46,7 +46,11 @@ def growth_chart(curves: Sequence[Curve]) -> str:
         where = (SHEET.left + 8.0, SHEET.top + 8.0 + LINE_HEIGHT * place)
         canvas.add('<text x="{}" y="{}" style="fill: {}" class="label">{}</text>', *where, colour, label)
     told = "; ".join(f"{curve.name} R² {curve.r_squared:.3f}" for curve in curves)
-    drawn = canvas.svg("Cost of locating and editing against size", f"Nearness to a straight line: {told}.")
+    return svg_file(canvas.svg("Cost of locating and editing against size", f"Nearness to a straight line: {told}."))
+
+
+def svg_file(drawn: Markup) -> str:
+    """A drawing as a file of its own, with the style that a page would have given it."""
     style = Markup("<style>{}</style>").format(Markup(STYLE))
     return (
         str(drawn).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{style}", 1) + "\n"
