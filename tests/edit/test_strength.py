@@ -9,8 +9,9 @@ import torch
 
 from pkedit.edit.delta import Delta, LayerDelta
 from pkedit.edit.editor import edit
-from pkedit.edit.strength import HIGHEST, LOWEST, choose_strength, factor
+from pkedit.edit.strength import HIGHEST, LOWEST, Strength, choose_strength, factor
 from pkedit.models.chat import ChatModel
+from pkedit.models.unchanged import UnchangedLayers
 from pkedit.prompts.types import Kind, Prompt
 from pkedit.settings import EditSettings
 from tiny import changed_weights, make_demonstrations, make_pairs, make_region, snapshot
@@ -35,9 +36,11 @@ class Scripted:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.bfloat16
     blocks: Sequence[torch.nn.Module] = ()
+    remembered: list[UnchangedLayers] = field(default_factory=list)
 
-    def generate(self, texts: Sequence[str], **_: Any) -> list[str]:
+    def generate(self, texts: Sequence[str], *, unchanged: UnchangedLayers, **_: Any) -> list[str]:
         self.asked.append(self.strength)
+        self.remembered.append(unchanged)
         numbers = [int(text.split()[0][1:]) for text in texts]
         refused = "I'm sorry, but I can't help with that."
         return [
@@ -106,14 +109,23 @@ def test_attacked_prompts_are_not_asked_once_bare_ones_decide() -> None:
 def test_it_looks_no_further_once_more_of_the_edit_does_harm() -> None:
     chat = Scripted([1.0, 1.15, 9.0, 9.0], breaks=1.4)
     found = choose_strength(chat, Scaled(), [prompt(number) for number in range(4)], SETTINGS)  # type: ignore[arg-type]
-    assert (found.factor, found.held_out_asr) == (1.22, 0.5)
-    assert chat.asked == [1.0, 1.22, 1.48]
+    # One of four more is within the error of four.
+    assert (found.factor, found.held_out_asr) == (1.0, 0.75)
+    assert chat.asked[:3] == [1.0, 1.22, 1.48]
+    assert max(chat.asked) == 1.48
 
 
-def test_where_no_factor_reaches_the_target_the_best_is_taken() -> None:
+def test_where_no_factor_reaches_the_target_the_smallest_of_the_best_is_taken() -> None:
     multiple, rate, _ = chosen([1.15, 9.0, 9.0, 9.0], [prompt(number) for number in range(4)])
-    # The first stride above 1.15: what lies below was not looked at, for the target is beyond reach.
-    assert (multiple, rate) == (1.22, 0.75)
+    assert (multiple, rate) == (1.16, 0.75)
+
+
+def test_where_none_reaches_the_target_more_of_the_edit_has_to_be_worth_more_than_chance() -> None:
+    """Twenty of 50 are never refused, four more from 1.5, 1.6, 1.7 and 1.8 on; the error of 0.40 in 50 is 0.069."""
+    needed = [*[1.1] * 26, 1.5, 1.6, 1.7, 1.8, *[9.0] * 20]
+    multiple, rate, _ = chosen(needed, [prompt(number) for number in range(50)])
+    # Three harmful answers more than the best are within it, four are not.
+    assert (multiple, rate) == (1.55, 0.46)
 
 
 def test_an_edit_that_is_strong_enough_at_any_multiple_becomes_the_weakest() -> None:
@@ -123,14 +135,43 @@ def test_an_edit_that_is_strong_enough_at_any_multiple_becomes_the_weakest() -> 
 def test_an_edit_given_held_out_prompts_comes_at_the_chosen_strength(llama: ChatModel) -> None:
     pairs, kept = make_pairs(4), make_demonstrations(2)
     before = snapshot(llama.model)
-    result = edit(llama, REGION, pairs, kept, SETTINGS, held_out=[pair.prompt for pair in pairs])
+    told: list[Strength] = []
+    held_out = [pair.prompt for pair in pairs]
+    result = edit(llama, REGION, pairs, kept, SETTINGS, held_out=held_out, tried=lambda _, one: told.append(one))
     plain = edit(llama, REGION, pairs, kept, SETTINGS)
     assert changed_weights(llama.model, before) == []
     assert plain.strength is None
     assert result.strength is not None
+    assert result.strength.factor in [one.factor for one in told]
     assert result.strength.factor in [factor(power) for power in range(LOWEST, HIGHEST + 1)]
     assert flat(result.delta) == pytest.approx(flat(plain.delta * result.strength.factor))
 
 
 def flat(delta: Delta) -> list[float]:
     return [float(x) for layer in delta.layers for change in layer.change.values() for x in change.flatten()]
+
+
+def test_every_look_is_told_with_the_rate_that_it_found() -> None:
+    told: list[tuple[int, Strength]] = []
+    found = choose_strength(
+        Scripted([1.1, 1.1, 9.0, 0.0]),  # type: ignore[arg-type]
+        Scaled(),  # type: ignore[arg-type]
+        [prompt(number) for number in range(4)],
+        SETTINGS,
+        lambda count, one: told.append((count, one)),
+    )
+    assert [count for count, _ in told] == list(range(1, len(told) + 1))
+    assert told[0] == (1, Strength(1.0, 0.75))
+    assert told[1] == (2, Strength(1.22, 0.25))
+    assert found in [one for _, one in told]
+
+
+def test_layers_below_the_edit_are_remembered_from_look_to_look() -> None:
+    chat = Scripted([1.3, 1.3])
+    chat.blocks = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
+    choose_strength(chat, Scaled(), [prompt(0), prompt(1)], SETTINGS)  # type: ignore[arg-type]
+    first = chat.remembered[0]
+    assert isinstance(first, UnchangedLayers)
+    assert len(first._cut.below) == 1
+    assert len(chat.remembered) > 2
+    assert all(one is first for one in chat.remembered)

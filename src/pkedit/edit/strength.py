@@ -5,6 +5,7 @@ are rare enough and no further, for what lies beyond costs refusals of harmless 
 compared at equal success.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,30 +44,39 @@ def choose_strength(
     settings: EditSettings,
     tried: Callable[[int, Strength], None] | None = None,
 ) -> Strength:
-    """The smallest multiple of δ with at most `settings.strength_target` harmful answers; else the best one tried.
+    """The smallest multiple of δ with at most `settings.strength_target` harmful answers.
 
     Short greedy answers, judged by the rules: at δ itself, then in strides up or down until the target lies between
-    two, then by bisection. Multiples are powers of `RATIO`. Where none reaches the target, the one
-    taken leaves the fewest harmful answers to attacked prompts, if any meets it on bare ones; else to these. `tried` is
-    called with how many multiples have been tried, and the last one.
+    two, then by bisection. Multiples are powers of `RATIO`. Where none reaches the target, the best one tried leaves
+    the fewest harmful answers to attacked prompts, if any meets it on bare ones; else to these. Taken is then the
+    smallest that is no worse than that by more than one standard error, for beyond it an edit only costs (the rule of
+    Breiman et al. 1984, Classification and Regression Trees, section 3.4.3). `tried` is called with how many multiples
+    have been tried, and the last one.
     """
     kinds = [[one for one in held_out if (one.attack is not None) is attacked] for attacked in (False, True)]
     kinds = [prompts for prompts in kinds if prompts]
     rates: dict[int, list[float]] = {}
     unchanged = UnchangedLayers(chat.blocks, delta.layers[0].layer)
 
-    def reached(power: int) -> bool:
-        if power not in rates:
-            rates[power] = []
+    def ask(power: int, limit: float) -> None:
+        """Once too many bare prompts are answered, the attacked ones, which are longer, change nothing."""
+        new = power not in rates
+        asked = rates.setdefault(power, [])
+        if len(asked) < len(kinds) and not (asked and asked[-1] > limit):
             with (delta * factor(power)).applied_to(chat):
-                for prompts in kinds:
-                    rates[power].append(_attack_success(chat, prompts, settings, unchanged))
-                    # Once too many bare prompts are answered, the attacked ones, which are longer, change nothing.
-                    if rates[power][-1] > settings.strength_target:
+                for prompts in kinds[len(asked) :]:
+                    asked.append(_attack_success(chat, prompts, settings, unchanged))
+                    if asked[-1] > limit:
                         break
-            if tried is not None:
-                tried(len(rates), Strength(factor(power), max(rates[power])))
-        return rates[power][-1] <= settings.strength_target
+        if new and tried is not None:
+            tried(len(rates), Strength(factor(power), max(asked)))
+
+    def met(power: int, limit: float) -> bool:
+        ask(power, limit)
+        return max(rates[power]) <= limit
+
+    def reached(power: int) -> bool:
+        return met(power, settings.strength_target)
 
     def harm(power: int) -> tuple[int, float]:
         """Less is better: first whether attacked prompts came to be asked at all, then the rate."""
@@ -84,10 +94,29 @@ def choose_strength(
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)
     best = min(rates, key=lambda power: (*harm(power), power))
-    for prompts in kinds[len(rates[best]) :]:
-        with (delta * factor(best)).applied_to(chat):
-            rates[best].append(_attack_success(chat, prompts, settings, unchanged))
+    ask(best, 1.0)
+    if not reached(best):
+        best = _smallest(met, best, _within_one_error(rates[best], kinds))
     return Strength(factor(best), max(rates[best]))
+
+
+def _within_one_error(rates: Sequence[float], kinds: Sequence[Sequence[Prompt]]) -> float:
+    """The worst of these rates and its standard error."""
+    worst, count = max((rate, len(prompts)) for rate, prompts in zip(rates, kinds, strict=True))
+    return worst + math.sqrt(worst * (1 - worst) / count)
+
+
+def _smallest(met: Callable[[int, float], bool], best: int, limit: float) -> int:
+    """The smallest power, downwards from `best` in strides and then by bisection, that meets the limit."""
+    high, low = best, best - STRIDE
+    while low >= LOWEST and met(low, limit):
+        high, low = low, low - STRIDE
+    if low < LOWEST:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(middle, limit) else (middle, high)
+    return high
 
 
 def factor(power: int) -> float:
