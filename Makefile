@@ -1,5 +1,5 @@
 # `make run` makes a safer model from the embedded one; `make compare` sets it beside its baselines.
-.PHONY: run compare test faults lint docs clean
+.PHONY: run compare test faults lint coverage mutants docs clean
 
 run: .venv
 	.venv/bin/pkedit run --out runs/default
@@ -20,6 +20,18 @@ lint: .venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+coverage: .venv
+	mkdir -p build/coverage
+	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" --ignore=tests/faults -n auto --dist worksteal \
+		--cov --cov-report=term --cov-report=json:build/coverage/report.json
+	.venv/bin/python tests/branches.py build/coverage/report.json
+
+# SIZE mutants of the thousands, drawn by SEED; or all of them: make mutants ALL=1
+SIZE = 600
+SEED = 0
+mutants: .venv
+	.venv/bin/python tests/mutation/run.py $(if $(ALL),--all,--size $(SIZE) --seed $(SEED))
 
 docs: .venv
 	# The variable silences an advertisement.

@@ -7,17 +7,23 @@ import torch
 
 from pkedit.edit.editor import StepLosses, train
 from pkedit.edit.examples import Example, make_examples
-from pkedit.edit.instance import InstanceEditor
+from pkedit.edit.instance import InstanceEditor, instance_editing, instance_locating
 from pkedit.errors import TooFewPairsError
-from pkedit.locate.instance import locate_instance
+from pkedit.locate import instance
+from pkedit.locate import trace as tracing
+from pkedit.locate.instance import locate_instance, trace_harmless
+from pkedit.locate.trace import trace
+from pkedit.locate.utility import utilities
 from pkedit.models.batches import Dialogue, dialogue
 from pkedit.models.chat import ChatModel
+from pkedit.models.hooks import inputs_of
 from pkedit.settings import EditSettings, LocateSettings
 from tiny import (
     SYSTEM_TEMPLATE,
     answer_log_likelihood,
     changed_weights,
     leftovers,
+    make_chat,
     make_demonstrations,
     make_pairs,
     planted_chat,
@@ -135,6 +141,127 @@ def test_weight_change_and_pathway_are_those_of_plain_autograd(llama: ChatModel)
         change = totals[neuron.layer][:, neuron.index].norm() / site.write_vectors()[neuron.index].norm()
         assert neuron.values["weight_tracking"] == pytest.approx(float(change.detach()), rel=1e-3)
         assert neuron.values["pathway"] == pytest.approx(float(pathway[neuron.layer][neuron.index]), rel=1e-3, abs=1e-6)
+
+
+def test_what_is_compared_with_is_the_utility_of_harmless_answers_without_a_sketch(llama: ChatModel) -> None:
+    items = [dialogue(llama, kept.prompt.text, kept.answer) for kept in make_demonstrations(3)]
+    found = trace_harmless(llama, items, LOCATE, seed=0)
+    options = {"first_tokens": LOCATE.first_tokens, "first_weight": LOCATE.first_weight, "tokens_per_batch": 1000}
+    plain = trace(llama, items, [1.0] * 3, **options, seed=0)
+    for utility, expected in zip(found.utility, utilities(plain), strict=True):
+        torch.testing.assert_close(utility, expected)
+    for seen, expected in zip(found.trace.layers, plain.layers, strict=True):
+        torch.testing.assert_close(seen.mean, expected.mean)
+        torch.testing.assert_close(seen.decision_mean, expected.decision_mean)
+        assert len(seen.sketch) == 0
+        assert len(seen.product) == len(seen.gradient) == 1
+
+
+def test_no_more_of_the_answers_is_located_on_than_the_settings_say(
+    llama: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pair,) = make_pairs(1, answer_tokens=9)
+    editor = InstanceEditor(llama, make_demonstrations(2), LOCATE.model_copy(update={"tokens": 4}), EDIT)
+    seen: list[tuple[Dialogue, Dialogue]] = []
+
+    def watched(chat: ChatModel, cache: Any, unsafe: int, safe: int, *rest: Any) -> Any:
+        seen.append((cache._dialogues[unsafe], cache._dialogues[safe]))
+        return locate_instance(chat, cache, unsafe, safe, *rest)
+
+    monkeypatch.setattr("pkedit.edit.instance.locate_instance", watched)
+    editor.edit(pair)
+    ((unsafe, safe),) = seen
+    assert list(unsafe.answer) == llama.answer_ids(pair.unsafe, limit=4, ended=False)
+    assert list(safe.answer) == llama.answer_ids(pair.safe, limit=EDIT.safe_tokens)
+    assert unsafe.prompt == safe.prompt == tuple(llama.prompt_ids(pair.prompt.text))
+
+
+def test_progress_is_reported_after_every_step(llama: ChatModel) -> None:
+    seen: list[tuple[StepLosses, int]] = []
+    editor = InstanceEditor(llama, make_demonstrations(2), LOCATE, EDIT.model_copy(update={"steps": 3}))
+    result = editor.edit(make_pairs(1)[0], progress=lambda losses, total: seen.append((losses, total)))
+    assert seen == [(losses, 3) for losses in result.history]
+
+
+@pytest.mark.parametrize(("threshold", "steps"), [(100.0, 1), (0.0, 3)])
+def test_it_stops_once_the_hinge_is_met(llama: ChatModel, threshold: float, steps: int) -> None:
+    settings = EDIT.model_copy(update={"steps": 3, "threshold": threshold})
+    result = InstanceEditor(llama, make_demonstrations(2), LOCATE, settings).edit(make_pairs(1)[0])
+    assert (len(result.history), result.stopped_early) == (steps, steps < 3)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_step_is_as_long_as_the_settings_say(llama: ChatModel, relative: bool) -> None:
+    options = {"steps": 1, "parts": ("write",), "warm_up_and_decay": False, "relative_learning_rate": relative}
+    editor = InstanceEditor(llama, make_demonstrations(2), LOCATE, EDIT.model_copy(update=options))
+    (first, *_) = editor.edit(make_pairs(1)[0]).delta.layers
+    size = first.original["write"].square().mean(1).sqrt() if relative else torch.ones(len(first.neurons))
+    # The first step of Adam is as long as its rate, in every number.
+    torch.testing.assert_close(
+        first.change["write"].abs().amax(1) / size, torch.full_like(size, 0.2), rtol=1e-3, atol=0
+    )
+
+
+def test_what_gradients_are_multiplied_by_is_taken_out_again(llama: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in float16, where the small ones would be lost."""
+
+    def values() -> list[tuple[int, int, dict[str, float]]]:
+        editor = InstanceEditor(llama, make_demonstrations(3), LOCATE, EDIT.model_copy(update={"steps": 1}))
+        editor.edit(make_pairs(1)[0])
+        assert editor.region is not None
+        return [(neuron.layer, neuron.index, neuron.values) for neuron in editor.region.neurons]
+
+    plain = values()
+    for module in (instance, tracing):
+        monkeypatch.setattr(module, "gradient_scale", lambda chat: 64.0)
+    for (layer, index, expected), (*place, found) in zip(plain, values(), strict=True):
+        assert place == [layer, index]
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("first_tokens", [0, 1, 2, 9])
+def test_selectivity_is_of_the_last_prompt_token_and_the_first_answer_tokens(
+    llama: ChatModel, first_tokens: int
+) -> None:
+    settings = LOCATE.model_copy(update={"first_tokens": first_tokens, "neurons": 40})
+    editor = InstanceEditor(llama, make_demonstrations(3), settings, EDIT)
+    (pair,) = make_pairs(1)
+    editor.edit(pair)
+    item = dialogue(llama, pair.prompt.text, pair.unsafe, limit=settings.tokens, ended=False)
+    seen: list[torch.Tensor] = []
+    with torch.no_grad(), inputs_of([site.write for site in llama.sites], lambda _, states: seen.append(states[0])):
+        llama.body(input_ids=torch.tensor([[*item.prompt, *item.answer[:-1]]]), use_cache=False)
+    begin = len(item.prompt) - 1
+    assert editor.region is not None
+    for neuron in editor.region.neurons:
+        decision = seen[neuron.layer][begin : begin + 1 + first_tokens, neuron.index].mean()
+        harmless = editor._harmless.trace.layers[neuron.layer]
+        spread = harmless.decision_variance.maximum(harmless.decision_variance.median()).sqrt()
+        expected = (decision - harmless.decision_mean[neuron.index]).abs() / spread[neuron.index]
+        assert neuron.values["selectivity"] == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
+
+
+def test_without_settings_it_edits_as_was_measured(llama: ChatModel) -> None:
+    """The figures of the README are of these settings; who changes one of them measures anew."""
+    assert instance_locating() == LocateSettings(neurons=32, first_layer=0.55, last_layer=0.75, pairs=2)
+    assert instance_editing().model_dump(exclude_defaults=True) == {
+        "steps": 2,
+        "pairs_per_step": 1,
+        "demonstrations_per_step": 2,
+        "learning_rate": 0.7,
+        "dropout": 0.0,
+        "safe_tokens": 12,
+        "harmless_tokens": 2,
+        "first_tokens": 12,
+        "first_weight": 4.0,
+        "threshold": 0.1,
+        "norm_limit": 4.0,
+    }
+    editor = InstanceEditor(make_chat("llama", layers=4, neurons=40), make_demonstrations(3))
+    result = editor.edit(make_pairs(1)[0])
+    assert len(result.delta) == 32
+    assert {layer.layer for layer in result.delta.layers} == {2}
+    assert 1 <= len(result.history) <= 2
 
 
 def test_one_harmless_answer_is_too_few(llama: ChatModel) -> None:

@@ -1,5 +1,7 @@
 """The chosen refusals share the opening that the model itself finds likeliest."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -42,3 +44,24 @@ def test_the_model_is_left_as_it_was(llama: ChatModel) -> None:
 def test_nothing_to_choose_from_is_an_error(llama: ChatModel, phrasings: list[str], prompts: list) -> None:
     with pytest.raises(TooFewPairsError):
         natural_refusals(llama, phrasings, prompts, opening_tokens=2)
+
+
+def test_prompts_are_read_once_whatever_the_number_of_openings(llama: ChatModel) -> None:
+    tokens: list[int] = []
+    embedding = llama.model.get_input_embeddings()
+    handle = embedding.register_forward_pre_hook(lambda _, args: tokens.append(args[0].numel()))
+    natural_refusals(llama, PHRASINGS, PROMPTS, opening_tokens=2)
+    handle.remove()
+    # Each of three openings is two tokens behind the last one of the prompt, which predicts them.
+    assert sum(tokens) <= sum(len(llama.prompt_ids(prompt.text)) - 1 + 3 * (1 + 2) for prompt in PROMPTS)
+
+
+@pytest.mark.parametrize("opening_tokens", [1, 2, 3])
+def test_a_model_whose_caches_cannot_be_reused_chooses_the_same(chat: ChatModel, opening_tokens: int) -> None:
+    expected = natural_refusals(chat, PHRASINGS, PROMPTS, opening_tokens=opening_tokens)
+    lent: list[object] = []
+    chat.body.register_forward_pre_hook(lambda *given: lent.append(given[2].get("past_key_values")), with_kwargs=True)
+    whole = replace(chat, cannot_reuse="a state that cannot be lent")
+    assert natural_refusals(whole, PHRASINGS, PROMPTS, opening_tokens=opening_tokens) == expected
+    assert len(lent) >= len(PROMPTS)
+    assert all(cache is None for cache in lent)

@@ -80,6 +80,13 @@ def test_paired_difference_of_the_sleep_data_excludes_zero() -> None:
     assert metric.high == pytest.approx(2.35, abs=0.15)
 
 
+def test_outcomes_may_be_given_as_booleans_and_are_reckoned_in_double_precision() -> None:
+    assert paired_difference([True, True, False], [False, True, False], seed=0).value == pytest.approx(-1 / 3)
+    assert mean_with_interval([True, False, False, False]).value == 0.25
+    single = np.array([0.1, 0.2, 0.4], dtype=np.float32)
+    assert mean_with_interval(single) == mean_with_interval(single.astype(np.float64).tolist())  # type: ignore[arg-type]
+
+
 def test_paired_difference_uses_the_pairing() -> None:
     before = [0.0, 100.0, 200.0, 300.0]
     after = [value + 1.0 for value in before]
@@ -111,6 +118,19 @@ def test_paired_bootstrap_covers_the_truth_in_about_95_of_100_samples() -> None:
 def test_paired_difference_rejects_empty_and_unequal_input(before: list[float], after: list[float]) -> None:
     with pytest.raises(ValueError, match=r"empty|not pairs"):
         paired_difference(before, after, seed=0)
+
+
+@pytest.mark.parametrize("name", ["before", "after"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_paired_difference_names_the_side_that_was_not_measured(name: str, value: float) -> None:
+    sides = {"before": [1.0, 2.0], "after": [2.0, 1.0], name: [1.0, value]}
+    with pytest.raises(ValueError, match=f"^{name} holds a NaN or Inf"):
+        paired_difference(**sides, seed=0)
+
+
+def test_one_resample_is_enough() -> None:
+    metric = paired_difference(SLEEP_BEFORE, SLEEP_AFTER, seed=0, resamples=1)
+    assert metric.low == metric.high
 
 
 def test_paired_difference_rejects_zero_resamples() -> None:

@@ -7,7 +7,7 @@ from pkedit.locate.causal import CausalCheck, causal_check
 from pkedit.locate.locating import Located, locate
 from pkedit.locate.region import Region
 from pkedit.models.batches import Dialogue
-from pkedit.models.chat import ChatModel
+from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.hooks import replaced_activations
 from pkedit.settings import LocateSettings
 from tiny import (
@@ -28,7 +28,9 @@ def found(chat: ChatModel) -> Located:
     return locate(chat, make_pairs(6), make_demonstrations(6), SETTINGS)
 
 
-def check(chat: ChatModel, region: Region, located: Located, *, seed: int = 0) -> CausalCheck:
+def check(
+    chat: ChatModel, region: Region, located: Located, *, seed: int = 0, progress: Progress | None = None
+) -> CausalCheck:
     return causal_check(
         chat,
         region,
@@ -40,6 +42,7 @@ def check(chat: ChatModel, region: Region, located: Located, *, seed: int = 0) -
         first_weight=1.0,
         tokens_per_batch=80,
         seed=seed,
+        progress=progress,
     )
 
 
@@ -91,6 +94,12 @@ def test_as_many_random_regions_are_compared_as_asked_for_and_the_seed_decides_t
     assert first == again
     assert first.random != other.random
     assert first.effect == pytest.approx(other.effect, abs=1e-6)
+
+
+def test_progress_counts_the_region_and_every_random_one(llama: ChatModel) -> None:
+    steps: list[tuple[int, int]] = []
+    check(llama, make_region({1: [2]}), found(llama), progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 11) for done in range(1, 12)]
 
 
 def test_the_model_is_left_as_it_was(chat: ChatModel) -> None:

@@ -132,3 +132,30 @@ def test_the_model_is_left_as_it_was(chat: ChatModel) -> None:
     assert changed_weights(chat.model, before) == []
     assert leftovers(chat.model) == []
     assert chat.model.training
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+def test_the_layer_is_that_of_the_distances_asked_for(
+    monkeypatch: pytest.MonkeyPatch, llama: ChatModel, as_released: bool
+) -> None:
+    def distances(*_: object, limit: int, as_released: bool) -> torch.Tensor:
+        assert limit == 8
+        return torch.tensor([0.0, 1.0] if as_released else [1.0, 0.0])
+
+    monkeypatch.setattr("pkedit.locate.dinm.layer_distances", distances)
+    assert toxic_layer(llama, make_pairs(2), limit=8, as_released=as_released) == int(as_released)
+
+
+@torch.no_grad()
+def test_the_released_distance_is_of_the_answers_alone_without_an_end_of_turn(llama: ChatModel) -> None:
+    (pair,) = make_pairs(1)
+    answers = [llama.answer_ids(text, ended=False) for text in (pair.safe, pair.unsafe)]
+    assert len(answers[0]) == len(answers[1])
+    states = [llama.model(torch.tensor([answer]), output_hidden_states=True).hidden_states[1][0] for answer in answers]
+    found = layer_distances(llama, pair, limit=8, as_released=True)
+    assert float(found[0]) == pytest.approx(float((states[0] - states[1]).norm()), rel=1e-4)
+
+
+def test_the_whole_layer_says_how_it_was_chosen(llama: ChatModel) -> None:
+    assert whole_layer(llama, 0).signals == {"layer": 1.0}
+    assert {neuron.score for neuron in whole_layer(llama, 0).neurons} == {0.0}

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from architectures import make_architecture
+from pkedit.locate import contributing, direct, passes
+from pkedit.locate import graph as graph_module
 from pkedit.locate.contributing import Contributions, Means, contributions, harmless_means
 from pkedit.locate.direct import Chosen, direct_effects
 from pkedit.locate.graph import PROMPT, UNSAFE, Edge, Node, Pathway, choose_edges, pathway_graph
@@ -459,6 +461,32 @@ def test_edges_that_are_not_known_are_left_out() -> None:
     assert Edge(PROMPT, "neuron.1.3.0", 1.5) in choose_edges(nodes, effects)
 
 
+def test_of_each_kind_of_edge_the_strongest_are_kept() -> None:
+    blocks = [Node(0, 40.0)]
+    neurons = [Node(1 + index // 8, 20.0, NeuronId(1 + index // 8, index)) for index in range(24)]
+    nodes = [*blocks, *neurons]
+    effects = torch.zeros(25, 25)
+    effects[0, 1:] = torch.linspace(0.1, 0.9, 24) * torch.tensor([1.0, -1.0]).repeat(12)
+    effects[1:9, 9:17] = torch.linspace(0.01, 0.99, 64).reshape(8, 8)
+    edges = choose_edges(nodes, effects)
+    kinds = {
+        "from blocks": [edge for edge in edges if edge.source == "attention.0" and edge.target != UNSAFE],
+        "between neurons": [edge for edge in edges if edge.source.startswith("neuron") and edge.target != UNSAFE],
+        "from the prompt": [edge for edge in edges if edge.source == PROMPT],
+        "to the unsafe words": [edge for edge in edges if edge.target == UNSAFE],
+    }
+    assert {kind: len(kept) for kind, kept in kinds.items()} == {
+        "from blocks": 12,
+        "between neurons": 16,
+        "from the prompt": 16,
+        "to the unsafe words": 20,
+    }
+    every = effects[0, 1:].abs().sort(descending=True).values[:12]
+    assert sorted((abs(edge.weight) for edge in kinds["from blocks"]), reverse=True) == pytest.approx(every.tolist())
+    every = effects[1:].abs().flatten().sort(descending=True).values[:16]
+    assert [edge.weight for edge in kinds["between neurons"]] == pytest.approx(every.tolist())
+
+
 def test_where_attention_is_not_clear_neither_it_nor_edges_are_given(llama: ChatModel) -> None:
     block: Any = llama.blocks[0]
     block.beside = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
@@ -470,6 +498,17 @@ def test_where_attention_is_not_clear_neither_it_nor_edges_are_given(llama: Chat
     assert any(found.mlp)
 
 
+def test_neurons_with_edges_that_are_not_known_are_counted_in_the_note(llama: ChatModel) -> None:
+    effects = torch.zeros(4, 4)
+    assert "left out" not in graph_module._note(2, 3, 1, effects, drawn=True)
+    effects[:3, 1] = effects[0, 3] = torch.nan
+    assert "Edges into 2 neurons are left out" in graph_module._note(2, 3, 1, effects, drawn=True)
+    note = graph(llama, make_region({0: [1], 1: [4]})).note
+    assert "no edges between nodes" not in note
+    assert f"Mean over {PAIRS} pairs" in note
+    assert "3 harmless dialogues" in note
+
+
 def test_shared_tokens_end_before_the_last_of_the_shortest_prompt() -> None:
     assert shared_tokens([(1, 2, 3, 4), (1, 2, 9)]) == 2
     assert shared_tokens([(1, 2, 3), (1, 2, 3)]) == 2
@@ -477,8 +516,52 @@ def test_shared_tokens_end_before_the_last_of_the_shortest_prompt() -> None:
     assert shared_tokens([(5, 2), (1, 2)]) == 0
 
 
-def test_progress_ends_with_all_dialogues(llama: ChatModel) -> None:
+def test_progress_counts_every_dialogue_of_the_three_passes(llama: ChatModel) -> None:
     steps: list[tuple[int, int]] = []
-    graph(llama, make_region({1: [4]}), progress=lambda done, total: steps.append((done, total)))
-    assert steps[-1] == (3 + 2 * 2 * PAIRS, 3 + 2 * 2 * PAIRS)
-    assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+    # One dialogue in each pass.
+    graph(llama, make_region({1: [4]}), tokens_per_batch=1, progress=lambda done, total: steps.append((done, total)))
+    every = 3 + 2 * 2 * PAIRS
+    assert steps == [(done, every) for done in range(1, every + 1)]
+
+
+def test_what_gradients_are_multiplied_by_is_taken_out_again(llama: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in float16, where the small ones would be lost."""
+    region = make_region({0: [1], 1: [4]})
+    plain = graph(llama, region)
+    for module in (passes, contributing):
+        monkeypatch.setattr(module, "gradient_scale", lambda chat: 64.0)
+    assert_alike(plain, graph(llama, region))
+
+
+def test_the_strongest_attention_blocks_are_drawn() -> None:
+    chat = make_chat("llama", layers=8)
+    with torch.no_grad():
+        chat.blocks[7].self_attn.o_proj.weight.mul_(20.0)
+    found = graph(chat, make_region({1: [4]}))
+    drawn = [node.layer for node in found.nodes if node.neuron is None]
+    assert len(drawn) == 6
+    assert drawn == sorted(drawn)
+    left = [abs(value) for layer, value in enumerate(found.attention) if layer not in drawn]
+    assert max(left) <= min(abs(found.attention[layer]) for layer in drawn)
+    assert drawn != list(range(6)), "the first are no choice"
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e3])
+def test_what_neurons_read_is_told_as_a_multiple_of_what_enters_up_to_rounding(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    entering = size * torch.randn(1, 5, 8, generator=generator)
+    share = torch.tensor([[0.2], [0.9], [0.5]])
+    rows = entering[0, [0, 2, 4]] * share
+    away = torch.randn(3, 8, generator=generator)
+    away -= (away * rows).sum(1, keepdim=True) / rows.square().sum(1, keepdim=True) * rows
+    away *= rows.norm() / away.norm()
+
+    def read(part: float) -> Tensor | None:
+        return direct._factor(direct._Seen(rows + part * away, routed=torch.tensor([0, 2, 4])), entering)
+
+    for part in (0.0, 0.025):
+        factor = read(part)
+        assert factor is not None
+        torch.testing.assert_close(factor, share, rtol=1e-3, atol=1e-6)
+    assert read(0.04) is None
+    assert direct._factor(direct._Seen(rows[:, :4]), entering) is None

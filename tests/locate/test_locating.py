@@ -79,6 +79,11 @@ def test_fewer_than_two_of_either_are_refused(llama: ChatModel, pairs: int, demo
         locate(llama, make_pairs(pairs), make_demonstrations(demonstrations), EVERYWHERE)
 
 
+def test_two_of_either_are_enough(planted: Planted) -> None:
+    found = locate(planted.chat, make_pairs(2), make_demonstrations(2), EVERYWHERE)
+    assert (len(found.margin), len(found.harmless), len(found.region)) == (4, 2, 6)
+
+
 def test_a_range_without_layers_is_refused(llama: ChatModel) -> None:
     with pytest.raises(RegionError, match="no neuron matches"):
         located(llama, EVERYWHERE.model_copy(update={"first_layer": 1.0, "last_layer": 0.0}))
@@ -125,3 +130,17 @@ def test_several_probe_steps_find_the_planted_neuron_and_restore_the_weights(pla
     assert (found.region.neurons[0].layer, found.region.neurons[0].index) == (planted.layer, planted.index)
     assert found.layer_weight_change != located(planted.chat).layer_weight_change
     assert changed_weights(planted.chat.model, before) == []
+
+
+@pytest.mark.parametrize("tokens_per_batch", [20, 10_000])
+def test_small_probe_steps_go_where_the_trace_says_one_step_would_go(llama: ChatModel, tokens_per_batch: int) -> None:
+    rate, settings = 1e-3, EVERYWHERE.model_copy(update={"neurons": 40, "tokens_per_batch": tokens_per_batch})
+    one = located(llama, settings, count=5)
+    two = located(llama, settings.model_copy(update={"probe_steps": 2, "probe_learning_rate": rate}), count=5)
+    change = [total / (2 * rate) for total in two.layer_weight_change]
+    assert change == pytest.approx(one.layer_weight_change, rel=0.02)
+    values = {neuron.id: neuron.values["weight_tracking"] for neuron in one.region.neurons}
+    common = [neuron for neuron in two.region.neurons if neuron.id in values]
+    assert len(common) > 36
+    for neuron in common:
+        assert neuron.values["weight_tracking"] / (2 * rate) == pytest.approx(values[neuron.id], rel=0.05)

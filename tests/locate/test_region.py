@@ -1,5 +1,6 @@
 """A region holds the best neurons by weighted ranks within its limits, and comes back from a file as it was."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pkedit.errors import RegionError
-from pkedit.locate.region import Region, choose_region, percentile_ranks, random_region
+from pkedit.locate.region import NeuronId, Region, RegionNeuron, choose_region, percentile_ranks, random_region
 from tiny import make_region
 
 # Three layers of four neurons. By "a" the order is (2,3), (2,2), …, (0,0); by "b" it is the reverse.
@@ -90,6 +91,18 @@ def test_only_layers_of_the_range_are_chosen_and_ranked() -> None:
     assert region.neurons[0].ranks == {"a": 1.0}
 
 
+def test_experts_are_chosen_by_name_and_count_in_their_layer() -> None:
+    sites = [(0, None), (1, None), (1, 0), (1, 1)]
+    signals = {"a": [torch.tensor([1.0, 2.0]), torch.tensor([3.0]), torch.tensor([5.0, 8.0]), torch.tensor([7.0, 6.0])]}
+    region = choose_region(signals, {"a": 1.0}, count=5, layers=(0, 1), sites=sites)
+    found = [(neuron.layer, neuron.expert, neuron.index) for neuron in region.neurons]
+    assert found == [(1, 0, 1), (1, 1, 0), (1, 1, 1), (1, 0, 0), (1, None, 0)]
+    assert [neuron.values["a"] for neuron in region.neurons] == [8.0, 7.0, 6.0, 5.0, 3.0]
+    assert region.layer_totals == {"a": [3.0, 29.0]}
+    few = choose_region(signals, {"a": 1.0}, count=5, layers=(0, 1), sites=sites, per_layer=2)
+    assert few.by_site() == {(0, None): [0, 1], (1, 0): [1], (1, 1): [0]}
+
+
 def test_a_range_beyond_the_model_is_cut() -> None:
     assert choose(count=12, layers=(-3, 99)) == choose(count=12)
 
@@ -121,6 +134,19 @@ def test_a_signal_that_is_not_finite_is_refused(value: float) -> None:
         choose_region({"a": broken}, {"a": 1.0}, count=2, layers=(0, 2))
 
 
+def test_neurons_are_ordered_by_layer_then_expert_then_index() -> None:
+    # The MLP that all tokens pass comes before the experts of its layer.
+    rising = [NeuronId(0, 9), NeuronId(1, 3), NeuronId(1, 7, 0), NeuronId(1, 8, 0), NeuronId(1, 0, 2), NeuronId(2, 0)]
+    shuffled = [rising[place] for place in (4, 0, 5, 2, 1, 3)]
+    assert sorted(shuffled) == rising
+    assert all(one < other for one, other in itertools.pairwise(rising))
+    assert not any(neuron < neuron for neuron in rising)
+    chosen = Region(tuple(RegionNeuron(one.layer, one.index, 0.0, expert=one.expert) for one in rising[::-1]), {})
+    assert chosen.by_site() == {(0, None): [9], (1, None): [3], (1, 0): [7, 8], (1, 2): [0], (2, None): [0]}
+    assert chosen.by_layer() == {0: [9], 1: [0, 3, 7, 8], 2: [0]}
+    assert chosen.lowest_layer == 0
+
+
 def test_by_layer_is_sorted() -> None:
     assert make_region({2: [9, 1], 0: [5]}).by_layer() == {0: [5], 2: [1, 9]}
 
@@ -142,6 +168,12 @@ def test_random_regions_differ_by_seed_and_only_by_seed() -> None:
     first, again, other = (random_region(region, [60], seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
+
+
+def test_a_random_region_says_what_it_is_and_scores_nothing() -> None:
+    drawn = random_region(make_region({0: [1, 2]}), [8], seed=0)
+    assert drawn.signals == {"random": 1.0}
+    assert {neuron.score for neuron in drawn.neurons} == {0.0}
 
 
 def test_every_free_neuron_can_be_drawn() -> None:

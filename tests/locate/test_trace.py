@@ -125,7 +125,8 @@ def test_decisions_are_means_over_last_prompt_token_and_first_answer_tokens(chat
     items, _ = dialogues(chat)
     shown, _ = plainly(chat)
     chosen = [True, False, True, True, False, True, False]
-    for compared in (None, chosen):
+    two = [True, False, False, True, False, False, False]
+    for compared in (None, chosen, two):
         found = traced(chat, compared=compared)
         for layer, seen in enumerate(found.layers):
             decisions = []
@@ -188,6 +189,17 @@ def test_a_layer_is_sketched_as_widely_as_asked_and_the_others_as_before() -> No
     coarse, _ = traced(chat, sketch_widths=[32, 0]).layers
     ratio = float(coarse.sketch.norm() / whole.layers[0].sketch.norm())
     assert ratio == pytest.approx(1.0, abs=0.3)
+
+
+def test_a_product_is_made_again_and_anything_else_is_held() -> None:
+    first, second = (torch.randn(2, 3, requires_grad=True) for _ in range(2))
+    product, plain = first * second, first.exp()
+    assert torch.equal(recallable(product)(), product)
+    assert recallable(product)().data_ptr() != product.data_ptr(), "held until the backward pass"
+    assert recallable(plain)().data_ptr() == plain.data_ptr()
+    assert not recallable(product)().requires_grad
+    # Of a product with a number only one factor is kept.
+    assert torch.equal(recallable(first * 2.0)(), first.detach() * 2.0)
 
 
 def test_batching_does_not_change_the_trace(chat: ChatModel) -> None:

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pkedit.errors import ModelLoadError
 from pkedit.locate.locating import pair_dialogues
 from pkedit.locate.trace import Trace, trace
 from pkedit.locate.weights import compare_weights, weight_change, weight_change_after_steps
 from pkedit.models.batches import Dialogue
 from pkedit.models.chat import ChatModel
+from pkedit.models.family import MlpSite
 from tiny import answer_log_likelihood, changed_weights, make_chat, make_pairs, snapshot
 
 FIRST_TOKENS, FIRST_WEIGHT = 1, 3.0
@@ -106,6 +108,19 @@ def test_the_weights_are_restored_when_a_step_fails(llama: ChatModel) -> None:
         weight_change_after_steps(llama, failing, steps=5, learning_rate=0.1)
     assert changed_weights(llama.model, before) == []
     assert all(weight.requires_grad for weight in llama.model.parameters())
+
+
+def test_gradients_that_the_weights_had_are_theirs_again(llama: ChatModel) -> None:
+    for site in llama.sites:
+        site.write_weight.grad = torch.full_like(site.write_weight, 3.0)
+    weight_change_after_steps(llama, lambda: margin(llama).backward(), steps=2, learning_rate=0.05)
+    assert all(torch.equal(site.write_weight.grad, torch.full_like(site.write_weight, 3.0)) for site in llama.sites)
+
+
+def test_quantised_weights_cannot_take_probe_steps(llama: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MlpSite, "quantised", True)
+    with pytest.raises(ModelLoadError, match="leave probe_steps at 1"):
+        weight_change_after_steps(llama, lambda: None, steps=2, learning_rate=0.05)
 
 
 def test_more_steps_move_the_weights_further(llama: ChatModel) -> None:

@@ -17,7 +17,7 @@ from pkedit.models.chat import ChatModel
 from pkedit.prompts import Kind
 from pkedit.stream import command
 from pkedit.stream.command import run_stream
-from pkedit.stream.fixing import Fixer, least_strength
+from pkedit.stream.fixing import Fixer, enough_strength
 from pkedit.stream.folder import StreamFolder
 from pkedit.stream.record import StreamRecord
 from pkedit.stream.sums import added, largest_change, nothing
@@ -114,14 +114,14 @@ def test_harmless_answers_are_those_of_the_unedited_model_however_long_the_strea
 
 
 @pytest.mark.parametrize(
-    ("needed", "chosen"), [(0.1, 0.2), (0.2, 0.2), (0.3, 0.35), (0.4, 0.5), (0.6, 0.7), (0.9, 1.0), (2.0, 1.0)]
+    ("needed", "chosen"), [(0.1, 0.35), (0.2, 0.35), (0.3, 0.5), (0.4, 0.7), (0.6, 1.0), (0.9, 1.0), (2.0, 1.0)]
 )
-def test_an_edit_is_as_strong_as_its_instance_needs(llama: ChatModel, needed: float, chosen: float) -> None:
+def test_an_edit_is_a_little_stronger_than_its_instance_needs(llama: ChatModel, needed: float, chosen: float) -> None:
     own = HookedDelta(llama, make_region({0: [1]}), ("write",))
     own.free[0, None, "write"].data.fill_(1.0)
     delta, earlier = own.freeze(), nothing(llama)
     whole = largest_change(delta)
-    assert least_strength(delta, earlier, lambda edits: largest_change(edits) >= 0.999 * needed * whole) == chosen
+    assert enough_strength(delta, earlier, lambda edits: largest_change(edits) >= 0.999 * needed * whole) == chosen
 
 
 @pytest.mark.usefixtures("tiny_words")

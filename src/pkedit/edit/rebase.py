@@ -5,6 +5,7 @@ beside slightly different weights, so how far they lie apart belongs to the resu
 """
 
 from dataclasses import dataclass, replace
+from math import isnan
 
 from pkedit.edit.base import SHAPES, base_facts
 from pkedit.edit.delta import Delta, vectors
@@ -68,7 +69,7 @@ def rebase(delta: Delta, chat: ChatModel) -> Rebased:
             errors[f"{layer.name}, {part}"] = float(distance)
             original[part] = now
         layers.append(replace(layer, original=original))
-    worst = max(errors, key=lambda name: errors[name], default="")
+    worst = max(errors, key=lambda name: (isnan(errors[name]), errors[name]), default="")
     error = errors.get(worst, 0.0)
     # Written so that NaN fails.
     if not error <= LARGEST_ERROR:

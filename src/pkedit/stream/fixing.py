@@ -63,12 +63,15 @@ class Fixer:
         with earlier.applied_to(self._chat):
             result = self._editor.edit(pair, progress=progress)
         delta = on_base(self._chat, result.delta)
-        strength = least_strength(delta, earlier, refused)
+        strength = enough_strength(delta, earlier, refused)
         return Fix(delta * strength, len(result.history), result.stopped_early, strength)
 
 
-def least_strength(delta: Delta, earlier: Delta, refused: Refused) -> float:
-    """The smallest of `STRENGTHS` at which the instance is refused, by bisection; 1 where it is at none of them."""
+def enough_strength(delta: Delta, earlier: Delta, refused: Refused) -> float:
+    """The one above the smallest of `STRENGTHS` at which the instance is refused, by bisection; 1 where none is above.
+
+    At the smallest itself a fix has no margin, and one of the next edits undoes it.
+    """
     low, high = 0, len(STRENGTHS)
     while low < high:
         middle = (low + high) // 2
@@ -76,4 +79,4 @@ def least_strength(delta: Delta, earlier: Delta, refused: Refused) -> float:
             high = middle
         else:
             low = middle + 1
-    return (*STRENGTHS, 1.0)[low]
+    return (*STRENGTHS, 1.0, 1.0)[low + 1]

@@ -55,7 +55,7 @@ class StreamSettings(BaseModel):
     asked_tokens: int = Field(16, ge=1, description="of the answer that shows a failure; the edit learns from it")
     prompts: int = Field(48, ge=2, description="unseen prompts in each group that is measured")
     drift: int = Field(24, ge=2, description="harmless answers among these on which KL is measured")
-    drift_every: int = Field(5, ge=1, description="KL is measured after so many edits; it costs as much as an edit")
+    drift_every: int = Field(10, ge=1, description="KL is measured after so many edits; it costs more than an edit")
     max_new_tokens: int = Field(32, ge=4, description="of measured answers; a refusal shows well before")
     batch_size: int = Field(128, ge=1)
     locate: LocateSettings = Field(default_factory=stream_locating)
