@@ -17,6 +17,7 @@ SETTINGS = StreamSettings(
     kept=6,
     prompts=3,
     drift=3,
+    drift_every=2,
     asked_tokens=4,
     max_new_tokens=4,
     judges=("rules",),

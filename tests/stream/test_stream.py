@@ -54,6 +54,8 @@ def test_failing_prompts_are_edited_in_order_and_each_edit_is_a_delta_of_the_une
     assert [one.number for one in record.edits] == [1, 2, 3]
     assert [one.edits for one in record.measured] == [0, 2, 3]
     prompts = [prompt.text for prompt in command.in_order(made_splits().edit, SETTINGS)]
+    assert [one.kl is not None for one in record.edits] == [False, True, False]
+    assert record.edits[1].kl == record.measured[1].metrics["kl"]
     places = [prompts.index(one.prompt) for one in record.edits]
     assert places == sorted(places)
     assert places[-1] + 1 == record.place
