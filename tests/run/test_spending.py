@@ -45,7 +45,7 @@ def test_every_remote_part_of_a_run_is_counted_for_every_arm_that_is_not_measure
     options = EvaluateSettings(judges=("rules", f"remote:{GPT_4}"), win_rate_judge=GPT_4)
     settings = RunSettings(arms=("vanilla", "pke"), evaluate=options)
     judged, compared = run_spending(settings, tmp_path)
-    prompts = 6 + 6 + 6 + 6 + 72 + 72 + 96 + 72
+    prompts = 6 + 6 + 6 + 6 + 72 + 72 + 96 + 34 + 72
     assert (judged.requests, compared.requests) == (2 * prompts, 2 * 96)
     record = RunRecord(settings=settings, stages={"measure vanilla": StageRecord(seconds=1, peak_memory=1)})
     record.save(tmp_path)

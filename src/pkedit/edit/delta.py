@@ -134,7 +134,7 @@ class Delta:
             for site, layer in self._placed(chat):
                 for part, original in layer.original.items():
                     rows = vectors(site, part)
-                    rows[layer.neurons.to(rows.device)] = original.to(rows)
+                    rows[layer.neurons.to(rows.device)] = original.to(rows.device, rows.dtype)
 
     @contextmanager
     def applied_to(self, chat: ChatModel) -> Generator[None]:
