@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 from pkedit.durability.names import NAMES
 from pkedit.durability.record import SCHEMA_VERSION, Cell, DurabilityRecord, DurabilitySettings, Row
@@ -16,7 +15,7 @@ from pkedit.errors import RunFolderError
 from pkedit.evaluate.measure import Response
 from pkedit.run.folder import changes
 from pkedit.run.left import arm_path
-from pkedit.run.lock import Lock
+from pkedit.run.lock import Lock, Locked
 from pkedit.run.record import RunRecord, file_sha256, new_record, write_atomically
 from pkedit.run.versioned import read_versioned
 from pkedit.settings import ARMS
@@ -49,7 +48,7 @@ def chosen_arms(folder: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(arm for arm in there if arm in asked)
 
 
-class DurabilityFolder:
+class DurabilityFolder(Locked):
     """The record of a run folder's table. Locked until the end of its `with` block."""
 
     def __init__(self, path: Path, record: DurabilityRecord, lock: Lock) -> None:
@@ -71,14 +70,6 @@ class DurabilityFolder:
         except BaseException:
             lock.release()
             raise
-
-    def __enter__(self) -> "DurabilityFolder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
 
     def cell(self, condition: str, arm: str) -> Cell | None:
         """What was measured, or nothing."""

@@ -120,15 +120,11 @@ class Asked:
     note: str = ""
 
 
-def _own(_: str) -> Sequence[int]:
-    raise NotImplementedError
-
-
 @dataclass(frozen=True, eq=False)
 class PutOtherwise(ChatModel):
     """The same model, but a message becomes a prompt by `put`: message → token ids up to where the answer begins."""
 
-    put: Callable[[str], Sequence[int]] = field(default=_own)
+    put: Callable[[str], Sequence[int]] = field(kw_only=True)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Token ids of a user message."""

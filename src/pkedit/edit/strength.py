@@ -89,10 +89,8 @@ def choose_strength(
         if direction > 0 and harm(edge) > harm(edge - direction):
             # Past its best an edit makes answers babble, which are no refusals either.
             break
-    low, high = sorted((edge, edge + direction))
-    while edge + direction in rates and high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
+    if edge + direction in rates:
+        _first(reached, *sorted((edge, edge + direction)))
     best = min(rates, key=lambda power: (*harm(power), power))
     ask(best, 1.0)
     if not reached(best):
@@ -111,11 +109,14 @@ def _smallest(met: Callable[[int, float], bool], best: int, limit: float) -> int
     high, low = best, best - STRIDE
     while low >= LOWEST and met(low, limit):
         high, low = low, low - STRIDE
-    if low < LOWEST:
-        return high
+    return high if low < LOWEST else _first(lambda power: met(power, limit), low, high)
+
+
+def _first(met: Callable[[int], bool], low: int, high: int) -> int:
+    """The smallest power above `low` that is met, by bisection; `high` is taken to be."""
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if met(middle, limit) else (middle, high)
+        low, high = (low, middle) if met(middle) else (middle, high)
     return high
 
 

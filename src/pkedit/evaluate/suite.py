@@ -40,8 +40,8 @@ def make_suite(
         "dg_other_q": cross(test.harmful[: sizes.cross], edited_attacks),
         "dg_other_aq": cross(test.harmful[: sizes.unseen], test.attacks),
         "bare": list(test.harmful[: sizes.unseen]),
-        Kind.HARMLESS.value: [prompt for prompt in test.harmless if prompt.category != LONG][: sizes.harmless],
-        LONG: [prompt for prompt in test.harmless if prompt.category == LONG][: sizes.long],
+        Kind.HARMLESS.value: test.short[: sizes.harmless],
+        LONG: test.long[: sizes.long],
         Kind.BORDERLINE.value: list(test.borderline[: sizes.borderline]),
     }
     return Suite({name: tuple(prompts) for name, prompts in groups.items() if prompts})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pkedit.errors import TooFewPairsError
-from pkedit.prompts.types import Attack, ContrastPair, Prompt
+from pkedit.prompts.types import LONG, Attack, ContrastPair, Prompt
 
 Item = TypeVar("Item")
 
@@ -26,6 +26,16 @@ class Split:
     attacks: tuple[Attack, ...]
     harmless: tuple[Prompt, ...]
     borderline: tuple[Prompt, ...]
+
+    @property
+    def short(self) -> list[Prompt]:
+        """The harmless prompts but those of many lines."""
+        return [prompt for prompt in self.harmless if prompt.category != LONG]
+
+    @property
+    def long(self) -> list[Prompt]:
+        """The harmless prompts of many lines."""
+        return [prompt for prompt in self.harmless if prompt.category == LONG]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from pkedit.prompts import (
     load_prompts_from,
     make_splits,
 )
-from pkedit.prompts.types import LONG
 from pkedit.settings import RunSettings
 
 # Of the answers to keep, many are to borderline prompts, some put a harmless request into an attack template, and some
@@ -90,10 +89,8 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     harmful = _interleaved(bare, cross(questions[:attacked_count], splits.edit.attacks))
     borderline = splits.edit.borderline[: round(BORDERLINE_SHARE * settings.demonstrations)]
     wrapped_count = round(WRAPPED_SHARE * settings.demonstrations)
-    everyday = splits.edit.harmless
-    long = [prompt for prompt in everyday if prompt.category == LONG][: round(LONG_SHARE * settings.demonstrations)]
-    plain = [prompt for prompt in everyday if prompt.category != LONG]
-    plain = plain[: settings.demonstrations - len(borderline) - wrapped_count - len(long)]
+    long = splits.edit.long[: round(LONG_SHARE * settings.demonstrations)]
+    plain = splits.edit.short[: settings.demonstrations - len(borderline) - wrapped_count - len(long)]
     wrapped = cross(plain[:wrapped_count], splits.edit.attacks)
     return EditPrompts(harmful, _interleaved(wrapped, long, plain, borderline))
 

@@ -8,19 +8,18 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pkedit.errors import OtherRunError, RunFolderError
 from pkedit.models.remote_endpoint import check_address
 from pkedit.run.inputs import hash_inputs
 from pkedit.run.left import ANSWERS, MEASURING, arm_path, files_of, resting_on, split
-from pkedit.run.lock import Lock, holds_other_things
+from pkedit.run.lock import Lock, Locked, holds_other_things
 from pkedit.run.record import RunRecord, file_sha256, new_record, sync, typed_command, write_atomically
 from pkedit.settings import RunSettings
 
 
-class RunFolder:
+class RunFolder(Locked):
     """`run.json` and the stage files beside it. Opening one with stages finished under other settings is refused.
 
     An opened folder is locked until the end of its `with` block: no other process opens it meanwhile.
@@ -53,15 +52,6 @@ class RunFolder:
         except BaseException:
             lock.release()
             raise
-
-    def __enter__(self) -> "RunFolder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
     def finished(self, stage: str) -> bool:
         """Whether this stage ran to its end."""

@@ -12,6 +12,7 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from pkedit.errors import RunFolderError
 from pkedit.run.links import check_links
@@ -67,6 +68,21 @@ class Lock:
 
     def __del__(self) -> None:
         self.release()
+
+
+class Locked:
+    """What holds a folder's lock until the end of its `with` block; without a lock, nothing is held."""
+
+    _lock: Lock | None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
 
 def holds_other_things(path: Path, marker: str) -> bool:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pkedit.edit.delta import Delta
@@ -16,7 +15,7 @@ from pkedit.errors import OtherRunError, PkeditError, RunFolderError
 from pkedit.evaluate.measure import Response
 from pkedit.run.folder import changes
 from pkedit.run.inputs import hash_inputs
-from pkedit.run.lock import Lock, holds_other_things
+from pkedit.run.lock import Lock, Locked, holds_other_things
 from pkedit.run.record import file_sha256, new_record, sync, write_atomically
 from pkedit.run.versioned import read_versioned
 from pkedit.stream.record import SCHEMA_VERSION, Measured, StreamEdit, StreamRecord
@@ -28,7 +27,7 @@ INDEX, DELTA, KEPT = "index.json", "delta.safetensors", "kept.jsonl"
 NOT_OF_EDITS = {"edits", "every", "drift_every"}
 
 
-class StreamFolder:
+class StreamFolder(Locked):
     """The record and the files beside it. Locked until the end of its `with` block."""
 
     def __init__(self, path: Path, record: StreamRecord, lock: Lock) -> None:
@@ -75,14 +74,6 @@ class StreamFolder:
             lock.release()
             raise
         return folder
-
-    def __enter__(self) -> "StreamFolder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
 
     def save(self) -> None:
         """Writes `index.json`, whole or not at all."""

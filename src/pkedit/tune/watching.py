@@ -1,47 +1,22 @@
 """Shows a search as it goes: in a terminal the front so far above the live line, elsewhere a line for each trial."""
 
 import time
-from types import TracebackType
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from pkedit.observer import Observer
+from pkedit.run.live import LiveView
 from pkedit.tune.printing import front_table, trial_line
 from pkedit.tune.search import Found
 
 
-class SearchView:
-    """An observer of a search around one of stages and steps. Use it in a `with` block: leaving it ends the table."""
+class SearchView(LiveView):
+    """The front so far, or a line for each trial."""
 
     def __init__(self, stages: Observer, console: Console) -> None:
-        self._stages = stages
-        self._console = console
-        self._live: Live | None = None
-        if console.is_terminal and not console.is_dumb_terminal:
-            self._live = Live(Text(), console=console, transient=True, redirect_stdout=False)
+        super().__init__(stages, console)
         # When the first trial of this call began, and how many there were before it.
         self._began: tuple[float, int] | None = None
-
-    def __enter__(self) -> "SearchView":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def stage(self, name: str) -> None:
-        """A stage begins."""
-        self._stages.stage(name)
-
-    def step(self, done: int, total: int, note: str = "") -> None:
-        """Progress inside the stage."""
-        self._stages.step(done, total, note)
 
     def found(self, found: Found, total: int) -> None:
         """The search begins its first trial of this call, or has ended one."""

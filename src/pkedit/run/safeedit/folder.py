@@ -8,18 +8,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from pydantic import ValidationError
-
-from pkedit.errors import OtherRunError, RunFolderError, first_line
+from pkedit.errors import OtherRunError, RunFolderError
 from pkedit.evaluate.measure import Response, StoredVerdict
 from pkedit.models.remote_endpoint import check_address
 from pkedit.run.folder import changes
-from pkedit.run.lock import Lock, holds_other_things
+from pkedit.run.lock import Lock, Locked, holds_other_things
 from pkedit.run.record import file_sha256, new_record, sync, write_atomically
 from pkedit.run.safeedit.settings import SCHEMA_VERSION, SafeEditRecord, SafeEditSettings
+from pkedit.run.versioned import read_versioned
 from pkedit.settings import RunSettings
 
 RECORD, CASES = "safeedit.json", "cases.jsonl"
@@ -41,7 +39,7 @@ class CaseRow:
     failed: str | None = None
 
 
-class SafeEditFolder:
+class SafeEditFolder(Locked):
     """The record, and the cases that are finished, by id. Locked until the end of its `with` block."""
 
     def __init__(self, path: Path, record: SafeEditRecord, rows: dict[str, CaseRow], lock: Lock) -> None:
@@ -111,14 +109,6 @@ class SafeEditFolder:
             raise RunFolderError(f"cannot write to {path}: {error.strerror}; give another --out") from None
         return folder
 
-    def __enter__(self) -> "SafeEditFolder":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
-
     def append(self, row: CaseRow) -> None:
         """Adds a finished case; when this returns, no kill and no power cut loses it."""
         line = json.dumps(asdict(row), ensure_ascii=False) + "\n"
@@ -141,16 +131,7 @@ class SafeEditFolder:
 
 
 def _read_record(path: Path) -> SafeEditRecord:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content.get("schema_version")
-        if found != SCHEMA_VERSION:
-            raise RunFolderError(
-                f"{path}: schema version {found}, and this pkedit reads {SCHEMA_VERSION}; give another --out"
-            )
-        return SafeEditRecord.model_validate(content)
-    except (OSError, ValueError, AttributeError, ValidationError) as error:
-        raise RunFolderError(f"{path}: damaged ({first_line(error)}); give another --out") from None
+    return read_versioned(path, SafeEditRecord, SCHEMA_VERSION, remedy="give another --out")
 
 
 def _read_rows(path: Path) -> dict[str, CaseRow]:
