@@ -59,6 +59,12 @@ class EditSettings(_Settings):
     dropout: float = Field(
         0.2, ge=0, lt=1, description="share of the write vectors that sit out a step, so that none relies on another"
     )
+    activation_noise: float = Field(
+        0.3,
+        ge=0,
+        description="noise on the states that enter the edited layers in training, over their size: an edit that is "
+        "learnt through it lasts longer",
+    )
     steps: int = Field(52, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     demonstrations_per_step: int = Field(64, ge=1)
@@ -160,6 +166,12 @@ class RunSettings(_Settings):
     pairs: int = Field(430, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
     attacked_share: float = Field(0.26, ge=0, le=1, description="share of the pairs that are inside an attack")
     demonstrations: int = Field(676, ge=2, description="safe prompts whose answers are kept; most are borderline")
+    behind_turns: float = Field(
+        0.1, ge=0, le=1, description="share of the prompts learnt from that come behind earlier turns of a chat"
+    )
+    behind_passage: float = Field(
+        0.1, ge=0, le=1, description="share of them that come behind a passage about something else"
+    )
     sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
     delta: str | None = Field(None, description="a delta made earlier, to be measured as the arm `pke`")
     adapter: str | None = Field(None, description="a PEFT adapter, to be measured through vLLM as the arm `pke`")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import pkedit
 from pkedit.edit.delta import Delta
-from pkedit.edit.editor import EditResult, StepLosses, edit
+from pkedit.edit.editor import EditResult, StepLosses, edit, noisy
 from pkedit.edit.objective import unlikelihood
 from pkedit.errors import NonFiniteLossError, RegionError, TooFewPairsError
 from pkedit.models.batches import divergence
@@ -39,10 +39,33 @@ IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5, 40]])
 
 
 def settings(**changes: Any) -> EditSettings:
-    """Few, large steps in full precision, from the model's own gates, all neurons at work."""
-    return EditSettings(
-        **{"precision": "full", "gate_detector": 0.0, "dropout": 0.0, "steps": 12, "learning_rate": 0.1, **changes}
-    )
+    """Few, large steps in full precision, from the model's own gates, all neurons at work and nothing shaken."""
+    quiet = {"gate_detector": 0.0, "dropout": 0.0, "activation_noise": 0.0}
+    return EditSettings(**{"precision": "full", **quiet, "steps": 12, "learning_rate": 0.1, **changes})
+
+
+def test_noise_has_the_size_that_was_asked_for_and_is_on_no_other_pass(llama: ChatModel) -> None:
+    clean: list[Tensor] = []
+    shaken: list[Tensor] = []
+    with torch.no_grad(), inputs_of([llama.blocks[1]], lambda _, states: clean.append(states)):
+        llama.body(input_ids=IDS.repeat(40, 1))
+    with (
+        torch.no_grad(),
+        noisy(llama.blocks[1], 0.3, torch.Generator().manual_seed(0)),
+        inputs_of([llama.blocks[1]], lambda _, states: shaken.append(states)),
+    ):
+        llama.body(input_ids=IDS.repeat(40, 1))
+    size = clean[0].square().mean(-1).sqrt()
+    noise = (shaken[0] - clean[0]) / size.unsqueeze(-1)
+    assert float(noise.std()) == pytest.approx(0.3, rel=0.03)
+    assert abs(float(noise.mean())) < 0.01
+    assert leftovers(llama.model) == []
+
+
+def test_training_under_noise_is_repeatable_and_differs_from_training_without(llama: ChatModel) -> None:
+    noisy_one, again, still = (run(llama, activation_noise=amount) for amount in (0.3, 0.3, 0.0))
+    assert noisy_one.history == again.history
+    assert noisy_one.history != still.history
 
 
 def run(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pkedit.errors import ChatTemplateError, OutOfMemoryError
+from pkedit.models import budgets
 from pkedit.models.chat import ChatModel
 from pkedit.models.unchanged import UnchangedLayers
 from tiny import (
@@ -142,7 +143,27 @@ def test_the_batch_is_halved_when_memory_runs_out(llama: ChatModel, monkeypatch:
 
     monkeypatch.setattr(llama.model, "generate", scarce)
     assert llama.generate(TEXTS, max_new_tokens=4, batch_size=8) == expected
-    assert sizes == [6, 4, 2, 2, 2]
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+
+
+def test_batches_of_long_prompts_are_smaller(llama: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = llama.generate(TEXTS, max_new_tokens=4)
+    lengths = sorted((len(llama.prompt_ids(text)) + 4 for text in TEXTS), reverse=True)
+    assert lengths[0] > lengths[-1]
+    inner = llama.model.generate
+    sizes: list[int] = []
+
+    def watched(*, input_ids: torch.Tensor, **options: object) -> torch.Tensor:
+        sizes.append(len(input_ids))
+        return inner(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(llama.model, "generate", watched)
+    # Room for two of the longest; of shorter ones as many as fit.
+    monkeypatch.setitem(budgets.WRITTEN_TOKENS, "cpu", 2 * lengths[0])
+    assert llama.generate(TEXTS, max_new_tokens=4) == expected
+    assert sizes[0] == 2
+    assert sum(sizes) == len(TEXTS)
+    assert all(size * lengths[sum(sizes[:place])] <= 2 * lengths[0] for place, size in enumerate(sizes))
 
 
 def test_a_single_prompt_that_does_not_fit_is_an_error(llama: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:

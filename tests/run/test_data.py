@@ -52,6 +52,41 @@ def test_any_first_part_has_the_same_share_of_attacks_and_of_borderline_prompts(
     assert borderline == pytest.approx(BORDERLINE_SHARE * count, abs=1.5)
 
 
+def test_some_of_each_kind_come_behind_turns_or_a_passage_but_none_that_is_traced() -> None:
+    usual = RunSettings()
+    found = edit_prompts(SPLITS, usual)
+    for prompts, traced in (
+        (found.harmful, usual.locate.pairs),
+        (found.safe, usual.locate.demonstrations),
+    ):
+        later = prompts[traced:]
+        assert not [prompt for prompt in prompts[:traced] if prompt.id.endswith(("+turns", "+passage"))]
+        behind = sum(bool(prompt.before) for prompt in later) / len(later)
+        assert behind == pytest.approx(usual.behind_turns, abs=0.04)
+        passage = sum(prompt.id.endswith("+passage") for prompt in later) / len(later)
+        assert passage == pytest.approx(usual.behind_passage, abs=0.04)
+    assert edit_prompts(SPLITS, usual) == found
+    without = edit_prompts(SPLITS, usual.model_copy(update={"behind_turns": 0.0, "behind_passage": 0.0}))
+    assert [prompt.question for prompt in without.safe] == [prompt.question for prompt in found.safe]
+    assert not any(prompt.before or prompt.id.endswith("+passage") for prompt in (*without.harmful, *without.safe))
+
+
+def test_answers_to_keep_are_sampled_behind_the_turns_that_come_before() -> None:
+    chat = make_chat("llama", max_position_embeddings=2048)
+    settings = SETTINGS.model_copy(update={"behind_turns": 1.0})
+    prompts = edit_prompts(SPLITS, settings)
+    kept = sample_targets(chat, prompts, settings)[1]
+    behind = [one for one in kept if one.prompt.before]
+    assert len(behind) > 20
+    for one in behind[:4]:
+        (alone,) = chat.generate([one.prompt.conversation], max_new_tokens=settings.edit.harmless_tokens)
+        assert one.answer == alone
+    assert any(
+        one.answer != chat.generate([one.prompt.text], max_new_tokens=settings.edit.harmless_tokens)[0]
+        for one in behind
+    )
+
+
 def test_strength_is_chosen_on_neither_edited_nor_reported_prompts() -> None:
     prompts = held_out_prompts(SPLITS)
     questions, attacks = {prompt.question for prompt in prompts}, {prompt.attack for prompt in prompts}
@@ -78,8 +113,8 @@ def test_only_traced_answers_are_sampled_at_length() -> None:
 
 def test_long_everyday_prompts_are_learnt_from_and_measured_by_themselves() -> None:
     safe = edit_prompts(SPLITS, RunSettings()).safe
-    learnt = {prompt.id for prompt in safe if prompt.category == LONG}
-    assert learnt == {prompt.id for prompt in SPLITS.edit.harmless if prompt.category == LONG}
+    learnt = {prompt.question for prompt in safe if prompt.category == LONG}
+    assert learnt == {prompt.question for prompt in SPLITS.edit.long}
     first = [prompt for prompt in safe[: RunSettings().locate.demonstrations] if prompt.category == LONG]
     assert len(first) > 1
     groups = run_suite(SPLITS, [], RunSettings()).groups

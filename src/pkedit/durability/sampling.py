@@ -41,7 +41,7 @@ def sampled_answers(
         texts: messages; one that is there twice is answered twice.
         temperature: what logits are divided by.
         max_new_tokens: answers are cut there.
-        batch_size: answers at once.
+        batch_size: answers at once, at most.
         seed: of the draws. The generators of the process are left as they were.
         progress: called with answers done and in all.
     """
@@ -53,13 +53,14 @@ def sampled_answers(
     answers = [""] * len(texts)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        while order:
+            batch = order[: chat.answered_together(len(prompts[order[0]]), max_new_tokens, batch_size)]
+            order = order[len(batch) :]
             written = generator.answer([prompts[index] for index in batch], max_new_tokens)
             for index, text in zip(batch, chat.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 answers[index] = text.strip()
             if progress is not None:
-                progress(start + len(batch), len(texts))
+                progress(len(texts) - len(order), len(texts))
     return answers
 
 

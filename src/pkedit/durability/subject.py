@@ -12,7 +12,7 @@ from pkedit.evaluate.suite import Suite, make_suite
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
 from pkedit.observer import Observer
-from pkedit.prompts import Attack, Demonstration, Prompt, Splits
+from pkedit.prompts import Attack, Conversation, Demonstration, Prompt, Splits
 from pkedit.settings import RunSettings
 
 # Puts a prompt into words: is given its number in the group, and the prompt.
@@ -126,9 +126,9 @@ class PutOtherwise(ChatModel):
 
     put: Callable[[str], Sequence[int]] = field(kw_only=True)
 
-    def prompt_ids(self, text: str) -> list[int]:
-        """Token ids of a user message."""
-        return list(self.put(text))
+    def prompt_ids(self, said: Conversation) -> list[int]:
+        """Token ids of a user message, the last one of a conversation."""
+        return list(self.put(said if isinstance(said, str) else said[-1]["content"]))
 
 
 def put_otherwise(chat: ChatModel, put: Callable[[str], Sequence[int]]) -> PutOtherwise:

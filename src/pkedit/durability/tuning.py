@@ -53,7 +53,8 @@ def tuned_by_lora(
         NonFiniteLossError: a loss became NaN or Inf.
     """
     dialogues = [
-        dialogue(chat, one.prompt.text, one.answer, limit=settings.max_new_tokens, ended=False) for one in lessons
+        dialogue(chat, one.prompt.conversation, one.answer, limit=settings.max_new_tokens, ended=False)
+        for one in lessons
     ]
     config = LoraConfig(
         r=settings.tuning_rank,

@@ -42,6 +42,7 @@ def dinm_settings(settings: EditSettings, *, as_released: bool = False) -> EditS
             "frozen_prompts": False,
             "gate_detector": 0.0,
             "dropout": 0.0,
+            "activation_noise": 0.0,
             "steps": 10,
             "pairs_per_step": per_step(settings.pairs_per_step, PAIRS_PER_STEP),
             "demonstrations_per_step": per_step(settings.demonstrations_per_step, DEMONSTRATIONS_PER_STEP),

@@ -1,10 +1,11 @@
 """Trains δ on a region until safe answers are likely and harmless ones unchanged. The model is never touched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pkedit.edit.delta import GATE, WRITE, Delta
 from pkedit.edit.detector import detectors
@@ -18,6 +19,7 @@ from pkedit.models.batches import AnswerBatch, divergence, state_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.chunks import in_chunks
 from pkedit.models.frozen import FrozenPrompts
+from pkedit.models.hooks import entering_block
 from pkedit.models.memory import give_back_freed_memory
 from pkedit.models.precision import arithmetic, gradient_scale
 from pkedit.models.prefix import PrefixCache
@@ -208,7 +210,10 @@ def _step(
     totals = {"safe": 0.0, "unsafe": 0.0, "harmless": 0.0}
     for group in cache.groups(chosen):
         batch = cache.batch(group)
-        with hooked.active(dropout=settings.dropout, generator=sampler.generator):
+        with (
+            hooked.active(dropout=settings.dropout, generator=sampler.generator),
+            noisy(chat.blocks[hooked.lowest_layer], settings.activation_noise, sampler.generator),
+        ):
             states = batch.at_answers(cache.final_states(group, batch))
             batch = batch.to(states.device)
             per_token, avoided = _per_token(chat, cache, sampler, group, batch, states, settings)
@@ -242,6 +247,22 @@ def _step(
         harmless=totals["harmless"] / (settings.harmless_weight or 1.0),
         norm=float(norm.detach()),
     )
+
+
+@contextmanager
+def noisy(block: nn.Module, amount: float, generator: torch.Generator) -> Generator[None]:
+    """Normal noise on the states that enter a decoder layer: `amount` times each token's root mean square."""
+    if not amount:
+        yield
+        return
+
+    def shaken(states: Tensor) -> Tensor:
+        size = states.float().square().mean(-1, keepdim=True).sqrt()
+        noise = torch.randn(states.shape, generator=generator).to(states.device)
+        return states + (amount * size * noise).to(states.dtype)
+
+    with entering_block(block, shaken):
+        yield
 
 
 def _per_token(

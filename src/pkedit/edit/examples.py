@@ -37,9 +37,9 @@ def make_examples(
     """Pairs and harmless answers as token dialogues, cut to the lengths of the settings."""
     examples = []
     for source, pair in enumerate(pairs):
-        text = pair.prompt.text
-        safe = dialogue(chat, text, pair.safe, limit=settings.safe_tokens)
-        unsafe = dialogue(chat, text, pair.unsafe, limit=settings.unsafe_tokens, ended=False)
+        said = pair.prompt.conversation
+        safe = dialogue(chat, said, pair.safe, limit=settings.safe_tokens)
+        unsafe = dialogue(chat, said, pair.unsafe, limit=settings.unsafe_tokens, ended=False)
         # Both answers' first tokens are predicted at the same place, so one unsafe token needs no pass of its own.
         alone = len(unsafe.answer) == 1
         avoid = unsafe.answer[0] if alone and unsafe.answer[0] != safe.answer[0] else None
@@ -47,7 +47,7 @@ def make_examples(
         if settings.unsafe_weight and len(unsafe.answer) > 1:
             examples.append(Example("unsafe", source, unsafe))
     for source, kept in enumerate(demonstrations):
-        harmless = dialogue(chat, kept.prompt.text, kept.answer, limit=settings.harmless_tokens)
+        harmless = dialogue(chat, kept.prompt.conversation, kept.answer, limit=settings.harmless_tokens)
         examples.append(Example("harmless", source, harmless))
     return examples
 

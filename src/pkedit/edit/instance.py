@@ -36,6 +36,7 @@ def instance_editing() -> EditSettings:
         demonstrations_per_step=2,
         learning_rate=0.7,
         dropout=0.0,
+        activation_noise=0.0,
         safe_tokens=12,
         harmless_tokens=2,
         first_tokens=12,
@@ -117,7 +118,7 @@ class InstanceEditor:
             NonFiniteLossError: a loss became NaN or Inf.
         """
         chat, settings = self._chat, self._edit
-        unsafe = dialogue(chat, pair.prompt.text, pair.unsafe, limit=self._locate.tokens, ended=False)
+        unsafe = dialogue(chat, pair.prompt.conversation, pair.unsafe, limit=self._locate.tokens, ended=False)
         safe, *learnt_unsafe = make_examples(chat, [pair], (), settings)
         with chat.frozen():
             self._read([safe.dialogue, unsafe])

@@ -32,7 +32,7 @@ def natural_refusals(
         groups.setdefault(tuple(chat.answer_ids(phrasing, limit=opening_tokens, ended=False)), []).append(phrasing)
     openings = [chat.answer_ids(members[0], limit=opening_tokens, ended=False) for members in groups.values()]
     with chat.frozen(), torch.no_grad():
-        scores = sum(_likelihoods(chat, chat.prompt_ids(prompt.text), openings) for prompt in prompts)
+        scores = sum(_likelihoods(chat, chat.prompt_ids(prompt.conversation), openings) for prompt in prompts)
     assert isinstance(scores, Tensor)
     return list(groups.values())[int(scores.argmax())]
 

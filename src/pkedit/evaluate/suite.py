@@ -29,7 +29,7 @@ def make_suite(
     test: Split, pairs: Sequence[ContrastPair], edited_attacks: Sequence[Attack], sizes: EvaluateSettings
 ) -> Suite:
     """The suite of a run: unseen prompts from the test split, seen ones from the pairs of the edit."""
-    attacked = [pair.prompt for pair in pairs if pair.prompt.attack is not None]
+    attacked = [pair.prompt for pair in pairs if pair.prompt.attack is not None and not pair.prompt.before]
     questions = [_bare(prompt) for prompt in attacked]
     # Rotated, so that each group puts its questions into other templates than the group beside it.
     rotated = [*test.attacks[1:], *test.attacks[:1]]

@@ -24,7 +24,9 @@ def layer_distances(chat: ChatModel, pair: ContrastPair, *, limit: int, as_relea
         return _distances_as_released(chat, pair)
     means = [
         _layer_states(chat, item)[:, len(item.prompt) :].mean(1)
-        for item in (dialogue(chat, pair.prompt.text, answer, limit=limit) for answer in (pair.safe, pair.unsafe))
+        for item in (
+            dialogue(chat, pair.prompt.conversation, answer, limit=limit) for answer in (pair.safe, pair.unsafe)
+        )
     ]
     distances: Tensor = (means[0] - means[1]).norm(dim=-1)
     return distances

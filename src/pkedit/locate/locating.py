@@ -132,7 +132,7 @@ def _sketch_widths(chat: ChatModel, layers: range) -> list[int]:
 def pair_dialogues(chat: ChatModel, pairs: Sequence[ContrastPair], *, limit: int) -> list[Dialogue]:
     """Unsafe and safe dialogue of each pair, alternating."""
     return [
-        dialogue(chat, pair.prompt.text, answer, limit=limit, ended=ended)
+        dialogue(chat, pair.prompt.conversation, answer, limit=limit, ended=ended)
         for pair in pairs
         for answer, ended in ((pair.unsafe, False), (pair.safe, True))
     ]

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from pkedit.models.chat import ChatModel
 from pkedit.models.chunks import in_chunks
-from pkedit.prompts.types import Demonstration
+from pkedit.prompts.types import Conversation, Demonstration
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,16 @@ class AnswerBatch:
         return AnswerBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def dialogue(chat: ChatModel, prompt: str, answer: str, *, limit: int | None = None, ended: bool = True) -> Dialogue:
+def dialogue(
+    chat: ChatModel, prompt: Conversation, answer: str, *, limit: int | None = None, ended: bool = True
+) -> Dialogue:
     """Tokenises a prompt (in the chat template) and an answer cut to `limit` tokens."""
     return Dialogue(tuple(chat.prompt_ids(prompt)), tuple(chat.answer_ids(answer, limit=limit, ended=ended)))
 
 
 def kept_dialogues(chat: ChatModel, kept: Sequence[Demonstration], *, limit: int) -> list[Dialogue]:
     """Harmless prompts with the answers to keep. They are openings, so nothing ends them."""
-    return [dialogue(chat, one.prompt.text, one.answer, limit=limit, ended=False) for one in kept]
+    return [dialogue(chat, one.prompt.conversation, one.answer, limit=limit, ended=False) for one in kept]
 
 
 def make_batch(

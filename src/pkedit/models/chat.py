@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from pkedit.errors import OutOfMemoryError
+from pkedit.models import budgets
 from pkedit.models.families import Family
 from pkedit.models.family import MlpSite, SiteId, blocks_of
 from pkedit.models.generation import GreedyGenerator
 from pkedit.models.head import logits_from
 from pkedit.models.structure import body_of
-from pkedit.models.templates import templated_ids
+from pkedit.models.templates import dialogue_ids, templated_ids
 from pkedit.models.unchanged import UnchangedLayers
+from pkedit.prompts.types import Conversation
 
 Progress = Callable[[int, int], None]
 
@@ -98,13 +100,15 @@ class ChatModel:
         normed: Tensor = hidden if norm is None else norm(hidden)
         return normed
 
-    def prompt_ids(self, text: str) -> list[int]:
-        """Token ids of a user message in the chat template, up to where the answer begins; one BOS at most.
+    def prompt_ids(self, said: Conversation) -> list[int]:
+        """Token ids of a conversation in the chat template, up to where the answer begins; one BOS at most.
 
         Raises:
-            ChatTemplateError: the tokenizer has no chat template.
+            ChatTemplateError: the tokenizer has no chat template, or one that cannot be used.
         """
-        return templated_ids(self.tokenizer, text, name=self.name)
+        if isinstance(said, str):
+            return templated_ids(self.tokenizer, said, name=self.name)
+        return dialogue_ids(self.tokenizer, said, name=self.name)
 
     def answer_ids(self, text: str, *, limit: int | None = None, ended: bool = True) -> list[int]:
         """Token ids of an answer; with the end-of-turn token where `ended` and it fits into `limit`."""
@@ -115,16 +119,17 @@ class ChatModel:
 
     def generate(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Conversation],
         *,
         max_new_tokens: int,
         batch_size: int = 64,
         unchanged: UnchangedLayers | None = None,
         progress: Progress | None = None,
     ) -> list[str]:
-        """Greedy answers to user messages, in their order; at most `max_new_tokens` tokens each.
+        """Greedy answers to user messages or conversations, in their order; at most `max_new_tokens` tokens each.
 
-        Sorted by length, so that batches hold little padding. The batch is halved when memory runs out. With
+        Sorted by length, so that batches hold little padding; those of long prompts are smaller (`budgets.py`). The
+        batch is halved when memory runs out. With
         `unchanged`, layers that have read the same prompts before do not run again. `progress` is called with answers
         done and in all, those of a batch under way by the share of it that is done.
 
@@ -142,7 +147,7 @@ class ChatModel:
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         answers: dict[int, str] = {}
         while order:
-            batch = order[:batch_size]
+            batch = order[: self.answered_together(len(prompts[order[0]]), max_new_tokens, batch_size)]
 
             def advance(share: float, before: int = len(answers), size: int = len(batch)) -> None:
                 if progress is not None:
@@ -151,13 +156,13 @@ class ChatModel:
             try:
                 generated = generator.answer([prompts[index] for index in batch], max_new_tokens, advance)
             except (torch.OutOfMemoryError, MemoryError):
-                if batch_size == 1:
+                if len(batch) == 1:
                     raise OutOfMemoryError(
                         f"not enough memory to answer one prompt of {len(prompts[batch[0]])} tokens; try --dtype "
                         "bfloat16, "
                         "--load-in 8bit or a smaller model"
                     ) from None
-                batch_size //= 2
+                batch_size = len(batch) // 2
                 continue
             texts_of_batch = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
             answers.update(zip(batch, (text.strip() for text in texts_of_batch), strict=True))
@@ -165,6 +170,10 @@ class ChatModel:
             if progress is not None:
                 progress(len(answers), len(texts))
         return [answers[index] for index in range(len(texts))]
+
+    def answered_together(self, longest: int, max_new_tokens: int, batch_size: int) -> int:
+        """How many prompts of at most `longest` tokens are answered in one batch: `batch_size`, or fewer long ones."""
+        return max(1, min(batch_size, budgets.written(self.device.type) // (longest + max_new_tokens)))
 
     @contextmanager
     def frozen(self) -> Generator[None]:

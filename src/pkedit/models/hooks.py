@@ -52,11 +52,18 @@ def calls_of(modules: Sequence[nn.Module], receive: Callable[[int, Callable[[], 
 @contextmanager
 def gradients_from(block: nn.Module) -> Generator[None]:
     """Starts the gradient at this block's input, so that a model with frozen weights can be differentiated."""
+    with entering_block(block, lambda states: states.detach().requires_grad_()):
+        yield
+
+
+@contextmanager
+def entering_block(block: nn.Module, change: Callable[[Tensor], Tensor]) -> Generator[None]:
+    """Replaces the states that enter a decoder layer, [rows, tokens, hidden], by `change(states)`."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         if args:
-            return (args[0].detach().requires_grad_(), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
     handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:

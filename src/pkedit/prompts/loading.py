@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from pkedit.errors import PromptFileError
 from pkedit.prompts.columns import Columns, find, no_column
 from pkedit.prompts.placeholders import with_our_placeholder
 from pkedit.prompts.tables import UNITS, Row, Source, place, quoted, read_rows, suffix_of
-from pkedit.prompts.types import NO_FAMILY, SPLITS, Attack, Kind, Prompt
+from pkedit.prompts.types import NO_FAMILY, SPLITS, Attack, Kind, Prompt, Turn
 
 OPTIONAL = ("category", "topic", "better", "split")
 
@@ -58,6 +59,16 @@ def builtin_refusals() -> list[str]:
     return [text for _, _, text in _rows(_data("refusals.jsonl"), Columns(), {})]
 
 
+def builtin_turns() -> list[Turn]:
+    """Everyday messages with their answers, to stand before other prompts."""
+    return [(row["user"], row["assistant"]) for _, row in read_rows(_data("turns.jsonl"))]
+
+
+def builtin_preambles() -> list[str]:
+    """What people tell before they come to their request, in their own words."""
+    return [text for _, _, text in _rows(_data("preambles.jsonl"), Columns(), {})]
+
+
 def _data(name: str) -> Traversable:
     return files("pkedit.prompts") / "data" / name
 
@@ -66,7 +77,7 @@ def _prompts(source: Source, kind: Kind, columns: Columns, where: Mapping[str, s
     prompts = []
     for number, row, text in _rows(source, columns, where):
         here = place(source, number)
-        picked = {field: columns.pick(row, field, here) for field in OPTIONAL}
+        picked: dict[str, Any] = {field: columns.pick(row, field, here) for field in OPTIONAL}
         # A split that is there but is no text would otherwise pass for none at all.
         split = picked["split"] or row.get(columns.split)
         if split not in (None, "", *SPLITS):

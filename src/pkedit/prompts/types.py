@@ -1,7 +1,13 @@
 """The nouns of the prompt side: a prompt, an attack template, a contrast pair."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+
+# A user's message, or a conversation that ends with one: each of its messages has a `role` and `content`.
+Conversation = str | Sequence[Mapping[str, str]]
+# A user's message and its answer.
+Turn = tuple[str, str]
 
 # What prompts are split for: locating and editing, choosing, and the reported numbers.
 SPLITS = ("edit", "select", "test")
@@ -22,7 +28,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user message.
+    """One user message, behind the turns `before` it if there are any.
 
     `question` is the bare request; `text` is what the model sees: the question itself, or the question
     inside the attack template named by `attack`. `topic` and `better` fill the refusal phrasings. `split` is the only
@@ -38,6 +44,20 @@ class Prompt:
     topic: str = "that request"
     better: str = "a safe alternative"
     split: str | None = None
+    before: tuple[Turn, ...] = ()
+
+    @property
+    def conversation(self) -> Conversation:
+        """What the model is given: the message, or all messages where there are earlier ones."""
+        if not self.before:
+            return self.text
+        said = [message for turn in self.before for message in zip(("user", "assistant"), turn, strict=True)]
+        return [{"role": role, "content": content} for role, content in (*said, ("user", self.text))]
+
+    @property
+    def characters(self) -> int:
+        """Of all messages."""
+        return len(self.text) + sum(len(said) for turn in self.before for said in turn)
 
 
 # Of attack templates from a file that names none.

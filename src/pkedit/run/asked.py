@@ -53,4 +53,4 @@ def mean(numbers: Sequence[float]) -> float:
 
 def _own_tokens(prompts: Sequence[Prompt]) -> tuple[float, ...]:
     behind = TEMPLATE_TOKENS - SHARED_TOKENS
-    return tuple(behind + len(prompt.text) / CHARACTERS_PER_TOKEN for prompt in prompts)
+    return tuple(behind + prompt.characters / CHARACTERS_PER_TOKEN for prompt in prompts)

@@ -1,5 +1,6 @@
 """The prompts of a run: splits, the model's own answers as targets, and the suite it is measured with."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,15 +19,21 @@ from pkedit.prompts import (
     Kind,
     Prompt,
     Splits,
+    behind_passage,
+    behind_turns,
     builtin_attacks,
+    builtin_preambles,
     builtin_prompts,
     builtin_refusals,
+    builtin_turns,
     contrast_pairs,
     cross,
     load_attacks_from,
     load_prompts_from,
     make_splits,
+    passages,
 )
+from pkedit.prompts.types import LONG
 from pkedit.settings import RunSettings
 
 # Of the answers to keep, many are to borderline prompts, some put a harmless request into an attack template, and some
@@ -81,7 +88,8 @@ def read_splits(settings: RunSettings) -> Splits:
 def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     """Bare and attacked questions in turn, and harmless, wrapped, long and borderline prompts, from the edit split.
 
-    The attacked questions are asked bare as well, so that only the attack differs.
+    The attacked questions are asked bare as well, so that only the attack differs. Some of each, but not those that are
+    traced, come behind something else.
     """
     questions = splits.edit.harmful
     attacked_count = min(round(settings.pairs * settings.attacked_share), len(questions))
@@ -92,7 +100,11 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     long = splits.edit.long[: round(LONG_SHARE * settings.demonstrations)]
     plain = splits.edit.short[: settings.demonstrations - len(borderline) - wrapped_count - len(long)]
     wrapped = cross(plain[:wrapped_count], splits.edit.attacks)
-    return EditPrompts(harmful, _interleaved(wrapped, long, plain, borderline))
+    safe = _interleaved(wrapped, long, plain, borderline)
+    return EditPrompts(
+        _in_contexts(harmful, settings.locate.pairs, splits, settings),
+        _in_contexts(safe, settings.locate.demonstrations, splits, settings),
+    )
 
 
 def asked_pairs(splits: Splits, settings: RunSettings) -> list[ContrastPair]:
@@ -112,6 +124,22 @@ def _interleaved(*kinds: Sequence[Prompt]) -> tuple[Prompt, ...]:
     return tuple(prompt for _, prompt in sorted(placed, key=lambda item: item[0]))
 
 
+def _in_contexts(prompts: Sequence[Prompt], traced: int, splits: Splits, settings: RunSettings) -> tuple[Prompt, ...]:
+    """The same prompts, of those behind the first `traced` some behind earlier turns, some behind a passage."""
+    draw = random.Random(settings.seed)
+    turns, before = builtin_turns(), [*builtin_preambles(), *passages(splits.edit.long)]
+    placed = list(prompts[:traced])
+    for prompt in prompts[traced:]:
+        drawn = draw.random()
+        if drawn < settings.behind_turns:
+            placed.append(behind_turns(prompt, turns, draw))
+        elif drawn < settings.behind_turns + settings.behind_passage and prompt.category != LONG:
+            placed.append(behind_passage(prompt, draw.choice(before)))
+        else:
+            placed.append(prompt)
+    return tuple(placed)
+
+
 def sample_targets(
     chat: ChatModel, prompts: EditPrompts, settings: RunSettings, progress: Progress | None = None
 ) -> tuple[list[ContrastPair], list[Demonstration]]:
@@ -127,7 +155,7 @@ def sample_targets(
 
     def answers(asked: Sequence[Prompt], tokens: int, before: int) -> list[str]:
         return chat.generate(
-            [prompt.text for prompt in asked],
+            [prompt.conversation for prompt in asked],
             max_new_tokens=tokens,
             batch_size=settings.evaluate.batch_size,
             progress=None if progress is None else lambda done, _: progress(before + done, total),

@@ -23,6 +23,7 @@ def stream_editing() -> EditSettings:
         demonstrations_per_step=8,
         learning_rate=0.25,
         dropout=0.0,
+        activation_noise=0.0,
         safe_tokens=12,
         harmless_tokens=3,
         first_tokens=12,

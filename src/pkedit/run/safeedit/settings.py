@@ -30,6 +30,7 @@ def one_instance_editing() -> EditSettings:
         pairs_per_step=1,
         demonstrations_per_step=64,
         dropout=0.0,
+        activation_noise=0.0,
         safe_tokens=64,
         threshold=0.1,
         harmless_tokens=16,
