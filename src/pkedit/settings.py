@@ -163,14 +163,14 @@ class RunSettings(_Settings):
     columns: dict[Literal["harmful", "harmless", "borderline", "attacks"], str] = Field(
         {}, description='which columns these files have: {"harmful": "text=goal,category=kind"}'
     )
-    pairs: int = Field(430, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
+    pairs: int = Field(360, ge=2, description="contrast pairs: every question bare, some of them in an attack as well")
     attacked_share: float = Field(0.26, ge=0, le=1, description="share of the pairs that are inside an attack")
-    demonstrations: int = Field(676, ge=2, description="safe prompts whose answers are kept; most are borderline")
+    demonstrations: int = Field(560, ge=2, description="safe prompts whose answers are kept; most are borderline")
     behind_turns: float = Field(
-        0.1, ge=0, le=1, description="share of the prompts learnt from that come behind earlier turns of a chat"
+        0.08, ge=0, le=1, description="share of the prompts learnt from that come behind earlier turns of a chat"
     )
     behind_passage: float = Field(
-        0.1, ge=0, le=1, description="share of them that come behind a passage about something else"
+        0.1, ge=0, le=1, description="share of the safe ones behind a passage; of harmful ones, a third of it"
     )
     sampled_tokens: int = Field(16, ge=1, description="tokens of the model's own answers used as targets")
     delta: str | None = Field(None, description="a delta made earlier, to be measured as the arm `pke`")

@@ -6,6 +6,7 @@ from pkedit.prompts import Kind
 from pkedit.prompts.types import LONG
 from pkedit.run.data import (
     BORDERLINE_SHARE,
+    HARMFUL_PASSAGES,
     edit_prompts,
     held_out_prompts,
     read_splits,
@@ -55,16 +56,16 @@ def test_any_first_part_has_the_same_share_of_attacks_and_of_borderline_prompts(
 def test_some_of_each_kind_come_behind_turns_or_a_passage_but_none_that_is_traced() -> None:
     usual = RunSettings()
     found = edit_prompts(SPLITS, usual)
-    for prompts, traced in (
-        (found.harmful, usual.locate.pairs),
-        (found.safe, usual.locate.demonstrations),
+    for prompts, traced, wanted in (
+        (found.harmful, usual.locate.pairs, usual.behind_passage * HARMFUL_PASSAGES),
+        (found.safe, usual.locate.demonstrations, usual.behind_passage),
     ):
         later = prompts[traced:]
         assert not [prompt for prompt in prompts[:traced] if prompt.id.endswith(("+turns", "+passage"))]
         behind = sum(bool(prompt.before) for prompt in later) / len(later)
-        assert behind == pytest.approx(usual.behind_turns, abs=0.04)
+        assert behind == pytest.approx(usual.behind_turns, abs=0.03)
         passage = sum(prompt.id.endswith("+passage") for prompt in later) / len(later)
-        assert passage == pytest.approx(usual.behind_passage, abs=0.04)
+        assert passage == pytest.approx(wanted, abs=0.02)
     assert edit_prompts(SPLITS, usual) == found
     without = edit_prompts(SPLITS, usual.model_copy(update={"behind_turns": 0.0, "behind_passage": 0.0}))
     assert [prompt.question for prompt in without.safe] == [prompt.question for prompt in found.safe]

@@ -72,7 +72,7 @@ def made_up_material(chat: ChatModel, count: int, *, prompt_tokens: int, seed: i
 def mean_prompt_tokens(chat: ChatModel, material: Material) -> float:
     """Tokens of a prompt in the chat template, on average over pairs and harmless answers."""
     prompts = material.prompts
-    return sum(len(chat.prompt_ids(prompt.text)) for prompt in prompts) / len(prompts)
+    return sum(len(chat.prompt_ids(prompt.conversation)) for prompt in prompts) / len(prompts)
 
 
 def _prompt(chat: ChatModel, name: str, kind: Kind, tokens: int, draw: random.Random) -> Prompt:

@@ -25,7 +25,7 @@ def whole_stage(bench: Workbench) -> StageFigures:
     name = f"locate + edit of {steps} steps"
     runs = alternately({name: both}, 1, bench.device, bench.step)[name]
     prompts = material.prompts
-    tokens = sum(len(bench.chat.prompt_ids(prompt.text)) for prompt in prompts)
+    tokens = sum(len(bench.chat.prompt_ids(prompt.conversation)) for prompt in prompts)
     gib = runs[0].memory.highest / 2**30
     return StageFigures(
         "whole",

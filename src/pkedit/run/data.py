@@ -41,6 +41,8 @@ from pkedit.settings import RunSettings
 BORDERLINE_SHARE = 0.66
 WRAPPED_SHARE = 0.05
 LONG_SHARE = 0.07
+# Of the share of safe prompts: what an edit gets wrong behind a passage is to refuse, not to answer.
+HARMFUL_PASSAGES = 1 / 3
 UNSAFE_OPENING = "Sure, here is how"
 # Refusals that share so many tokens are one decision to the model.
 OPENING_TOKENS = 5
@@ -102,8 +104,8 @@ def edit_prompts(splits: Splits, settings: RunSettings) -> EditPrompts:
     wrapped = cross(plain[:wrapped_count], splits.edit.attacks)
     safe = _interleaved(wrapped, long, plain, borderline)
     return EditPrompts(
-        _in_contexts(harmful, settings.locate.pairs, splits, settings),
-        _in_contexts(safe, settings.locate.demonstrations, splits, settings),
+        _in_contexts(harmful, settings.locate.pairs, settings.behind_passage * HARMFUL_PASSAGES, splits, settings),
+        _in_contexts(safe, settings.locate.demonstrations, settings.behind_passage, splits, settings),
     )
 
 
@@ -124,8 +126,10 @@ def _interleaved(*kinds: Sequence[Prompt]) -> tuple[Prompt, ...]:
     return tuple(prompt for _, prompt in sorted(placed, key=lambda item: item[0]))
 
 
-def _in_contexts(prompts: Sequence[Prompt], traced: int, splits: Splits, settings: RunSettings) -> tuple[Prompt, ...]:
-    """The same prompts, of those behind the first `traced` some behind earlier turns, some behind a passage."""
+def _in_contexts(
+    prompts: Sequence[Prompt], traced: int, behind: float, splits: Splits, settings: RunSettings
+) -> tuple[Prompt, ...]:
+    """The same prompts, but after the first `traced` some come behind earlier turns, and a share `behind` a passage."""
     draw = random.Random(settings.seed)
     turns, before = builtin_turns(), [*builtin_preambles(), *passages(splits.edit.long)]
     placed = list(prompts[:traced])
@@ -133,7 +137,7 @@ def _in_contexts(prompts: Sequence[Prompt], traced: int, splits: Splits, setting
         drawn = draw.random()
         if drawn < settings.behind_turns:
             placed.append(behind_turns(prompt, turns, draw))
-        elif drawn < settings.behind_turns + settings.behind_passage and prompt.category != LONG:
+        elif drawn < settings.behind_turns + behind and prompt.category != LONG:
             placed.append(behind_passage(prompt, draw.choice(before)))
         else:
             placed.append(prompt)

@@ -222,7 +222,7 @@ class _Stream:
             self._observer.stage("sample")
             with arithmetic(chat, settings.edit.precision):
                 answers = chat.generate(
-                    [prompt.text for prompt in safe],
+                    [prompt.conversation for prompt in safe],
                     max_new_tokens=max(settings.edit.harmless_tokens, settings.locate.tokens),
                     batch_size=settings.batch_size,
                     progress=self._observer.step,
