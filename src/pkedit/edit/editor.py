@@ -27,7 +27,7 @@ from pkedit.prompts.types import ContrastPair, Demonstration, Prompt
 from pkedit.settings import EditSettings
 
 # What one step frees the next uses again, but no two draw the same sizes, and the gaps between them add up.
-STEPS_KEPT = 4
+STEPS_KEPT = 2
 
 
 @dataclass(frozen=True)

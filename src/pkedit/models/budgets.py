@@ -5,7 +5,7 @@ A processor waits for memory, a GPU for its next kernel: there a pass of twice t
 
 # Where an answer alone is run behind a prompt that was read, a prompt token costs only its keys and values: so many fit
 # where one token that is computed does.
-FROZEN_TOKENS = {"cpu": 4, "cuda": 16}
+FROZEN_TOKENS = {"cpu": 6, "cuda": 16}
 # What is only read needs no memory for a way back; on a processor memory costs time.
 READ_TOKENS = {"cpu": 1, "cuda": 4}
 # Two dialogues of 500 tokens share a pass of the default size, which takes 23 GB with a model of 8 billion weights.
