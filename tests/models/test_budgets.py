@@ -19,5 +19,10 @@ def test_prompts_that_were_read_take_less_room_than_tokens_that_are_run() -> Non
     assert 768 < budgets.frozen(768, "cpu") < budgets.frozen(768, "cuda")
 
 
+def test_answers_of_more_tokens_are_written_together_on_a_gpu() -> None:
+    assert budgets.written("cpu") < budgets.written("cuda")
+    assert budgets.written("a new kind") == budgets.written("cpu")
+
+
 def test_two_dialogues_of_500_tokens_share_a_traced_pass_on_a_gpu() -> None:
     assert budgets.traced(LocateSettings().tokens_per_batch, "cuda") >= 2 * 520

@@ -39,7 +39,7 @@ class Ground:
     def suite(self) -> Suite:
         """Unseen questions in unseen attacks and bare, harmless and borderline prompts: the run's first of each."""
         count = self.settings.prompts
-        sizes = {"seen": 0, "cross": 0, "unseen": count, "harmless": count, "borderline": count}
+        sizes = {"seen": 0, "cross": 0, "unseen": count, "harmless": count, "borderline": count, "long": 0}
         return make_suite(self.splits.test, (), (), self.run.evaluate.model_copy(update=sizes))
 
     @cached_property
