@@ -11,6 +11,7 @@ from pkedit.settings import EditSettings
 from tiny import changed_weights, leftovers, make_demonstrations, make_pairs, make_region, snapshot
 
 SETTINGS = EditSettings(
+    activation_noise=0.0,
     parts=("write",),
     steps=1,
     gate_detector=0.0,

@@ -250,6 +250,7 @@ def test_without_settings_it_edits_as_was_measured(llama: ChatModel) -> None:
         "demonstrations_per_step": 2,
         "learning_rate": 0.7,
         "dropout": 0.0,
+        "activation_noise": 0.0,
         "safe_tokens": 12,
         "harmless_tokens": 2,
         "first_tokens": 12,

@@ -35,13 +35,13 @@ def test_there_are_as_many_prompts_as_the_settings_ask_for() -> None:
     assert len(PROMPTS.safe) == 40
 
 
-def test_the_defaults_use_all_that_was_dealt_to_the_edit_split_and_most_of_what_was_pinned_there() -> None:
+def test_the_defaults_use_all_that_was_dealt_to_the_edit_split_and_a_part_of_what_was_pinned_there() -> None:
     found = edit_prompts(SPLITS, RunSettings())
     for used, given in ((found.harmful, SPLITS.edit.harmful), (found.safe, SPLITS.edit.borderline)):
         questions = {prompt.question for prompt in used}
         assert {prompt.question for prompt in given if prompt.split is None} <= questions
         pinned = {prompt.question for prompt in given if prompt.split == "edit"}
-        assert len(pinned & questions) > 0.45 * len(pinned)
+        assert len(pinned & questions) > 0.3 * len(pinned)
     assert len({prompt.id for prompt in found.harmful}) == RunSettings().pairs
     assert len({prompt.id for prompt in found.safe}) == pytest.approx(RunSettings().demonstrations, abs=3)
 
@@ -115,7 +115,8 @@ def test_only_traced_answers_are_sampled_at_length() -> None:
 def test_long_everyday_prompts_are_learnt_from_and_measured_by_themselves() -> None:
     safe = edit_prompts(SPLITS, RunSettings()).safe
     learnt = {prompt.question for prompt in safe if prompt.category == LONG}
-    assert learnt == {prompt.question for prompt in SPLITS.edit.long}
+    assert learnt <= {prompt.question for prompt in SPLITS.edit.long}
+    assert len(learnt) > 30
     first = [prompt for prompt in safe[: RunSettings().locate.demonstrations] if prompt.category == LONG]
     assert len(first) > 1
     groups = run_suite(SPLITS, [], RunSettings()).groups
