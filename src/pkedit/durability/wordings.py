@@ -12,8 +12,8 @@ from functools import partial
 from pkedit.durability.subject import Asked, NotMeasuredError, Subject, put_otherwise
 from pkedit.errors import ChatTemplateError
 from pkedit.models.chat import ChatModel
-from pkedit.models.templates import dialogue_ids
-from pkedit.prompts import Prompt
+from pkedit.prompts import Conversation, Prompt
+from pkedit.prompts.types import behind
 
 SYSTEM = "You are the assistant of a small company. Answer every question directly and completely, in plain words."
 TURNS = (
@@ -68,19 +68,15 @@ OF_OTHERS = ("I keep wondering about this: {}", "Here is what I want to know. {}
 @contextmanager
 def system_prompt(subject: Subject) -> Generator[Asked]:
     """Another system prompt than the template's own, as deployments have one (Zheng et al. 2024, arXiv 2401.18018)."""
-    with _put(subject, partial(_after, subject.chat, [{"role": "system", "content": SYSTEM}])) as asked:
+    system = {"role": "system", "content": SYSTEM}
+    with _put(subject, lambda text: _ids(subject.chat, [system, {"role": "user", "content": text}])) as asked:
         yield asked
 
 
 @contextmanager
 def multi_turn(subject: Subject) -> Generator[Asked]:
     """Three harmless turns before, as at the beginning of Crescendo (Russinovich et al. 2024, arXiv 2404.01833)."""
-    before = [
-        {"role": role, "content": content}
-        for turn in TURNS
-        for role, content in zip(("user", "assistant"), turn, strict=True)
-    ]
-    with _put(subject, partial(_after, subject.chat, before)) as asked:
+    with _put(subject, lambda text: _ids(subject.chat, behind(TURNS, text))) as asked:
         yield asked
 
 
@@ -149,9 +145,9 @@ def _put(subject: Subject, put: Callable[[str], Sequence[int]]) -> Generator[Ask
         yield Asked(put_otherwise(subject.chat, put))
 
 
-def _after(chat: ChatModel, before: Sequence[dict[str, str]], text: str) -> list[int]:
-    """A message behind others, in the model's own format."""
+def _ids(chat: ChatModel, said: Conversation) -> list[int]:
+    """A conversation in the model's own format."""
     try:
-        return dialogue_ids(chat.tokenizer, [*before, {"role": "user", "content": text}], name=chat.name)
+        return chat.prompt_ids(said)
     except ChatTemplateError as error:
         raise NotMeasuredError(str(error)) from None

@@ -129,9 +129,9 @@ class ChatModel:
         """Greedy answers to user messages or conversations, in their order; at most `max_new_tokens` tokens each.
 
         Sorted by length, so that batches hold little padding; those of long prompts are smaller (`budgets.py`). The
-        batch is halved when memory runs out. With
-        `unchanged`, layers that have read the same prompts before do not run again. `progress` is called with answers
-        done and in all, those of a batch under way by the share of it that is done.
+        batch is halved when memory runs out. With `unchanged`, layers that have read the same prompts before do not run
+        again. `progress` is called with answers done and in all, those of a batch under way by the share of it that is
+        done.
 
         Raises:
             OutOfMemoryError: a single prompt does not fit.

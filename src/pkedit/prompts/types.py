@@ -9,6 +9,13 @@ Conversation = str | Sequence[Mapping[str, str]]
 # A user's message and its answer.
 Turn = tuple[str, str]
 
+
+def behind(turns: Sequence[Turn], text: str) -> Conversation:
+    """A user's message behind earlier turns."""
+    said = [message for turn in turns for message in zip(("user", "assistant"), turn, strict=True)]
+    return [{"role": role, "content": content} for role, content in (*said, ("user", text))]
+
+
 # What prompts are split for: locating and editing, choosing, and the reported numbers.
 SPLITS = ("edit", "select", "test")
 
@@ -49,10 +56,7 @@ class Prompt:
     @property
     def conversation(self) -> Conversation:
         """What the model is given: the message, or all messages where there are earlier ones."""
-        if not self.before:
-            return self.text
-        said = [message for turn in self.before for message in zip(("user", "assistant"), turn, strict=True)]
-        return [{"role": role, "content": content} for role, content in (*said, ("user", self.text))]
+        return behind(self.before, self.text) if self.before else self.text
 
     @property
     def characters(self) -> int:

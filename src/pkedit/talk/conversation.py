@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 
 from pkedit.errors import TalkError
-from pkedit.models.templates import dialogue_ids
 from pkedit.talk.answer import Answer, Memory
 from pkedit.talk.firing import WatchedNeurons
 from pkedit.talk.subject import Subject
@@ -174,7 +173,7 @@ class Conversation:
             messages.append({"role": "user", "content": exchange.question})
             messages.append({"role": "assistant", "content": exchange.answer})
         messages.append({"role": "user", "content": question})
-        return dialogue_ids(self._subject.chat.tokenizer, messages, name=self._subject.chat.name)
+        return self._subject.chat.prompt_ids(messages)
 
 
 def _answered(exchanges: Sequence[Exchange]) -> list[Exchange]:
