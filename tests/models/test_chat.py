@@ -66,6 +66,32 @@ def test_a_batch_of_different_lengths_answers_as_its_members_alone(chat: ChatMod
 
 
 @pytest.mark.parametrize("template", [TEMPLATE, SYSTEM_TEMPLATE], ids=["own beginnings", "shared beginning"])
+def test_prompts_that_begin_as_some_others_do_are_answered_as_alone(chat: ChatModel, template: str) -> None:
+    chat.tokenizer.chat_template = template
+    stem, other = (" ".join(f"w{number}" for number in range(start, start + 20)) for start in (100, 130))
+    texts = [f"{stem} w1", *TEXTS, f"{other} w2 w3", f"{stem} w4 w5 w6", f"{other} w7", f"{stem} w1", f"{stem} w8"]
+    together = chat.generate(texts, max_new_tokens=8)
+    assert together == [chat.generate([text], max_new_tokens=8)[0] for text in texts]
+    assert together == chat.generate(texts, max_new_tokens=8, unchanged=UnchangedLayers(chat.blocks, 1))
+
+
+def test_what_some_prompts_begin_with_is_read_once_for_them(llama: ChatModel) -> None:
+    stem = " ".join(f"w{number}" for number in range(100, 120))
+    read: list[int] = []
+    handle = llama.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0].numel()))
+    llama.generate(["w1", f"{stem} w2 w3", f"{stem} w4 w5"], max_new_tokens=1)
+    handle.remove()
+    # BOS, user mark and stem; then without the stem and without the last token, which begins the answer.
+    ended = len(llama.prompt_ids("w1")) - 1
+    assert read == [2 + len(stem.split()), ended, 2 * (ended - 1), 3]
+
+
+def test_the_same_message_twice_is_answered_twice(chat: ChatModel) -> None:
+    once = chat.generate(["w1 w2"], max_new_tokens=5)
+    assert chat.generate(["w1 w2"] * 3, max_new_tokens=5) == once * 3
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, SYSTEM_TEMPLATE], ids=["own beginnings", "shared beginning"])
 def test_generation_is_greedy_decoding_after_the_prompt(chat: ChatModel, template: str) -> None:
     chat.tokenizer.chat_template = template
     for text, answer in zip(TEXTS, chat.generate(TEXTS, max_new_tokens=5), strict=True):

@@ -23,11 +23,15 @@ from tiny import (
 )
 
 TEMPLATES = {"own beginnings": TEMPLATE, "shared beginning": SYSTEM_TEMPLATE}
+STEM = " ".join(f"w{number}" for number in range(100, 120))
 LAYERS = 3
 
 
 def prepared(chat: ChatModel, lowest_layer: int) -> tuple[FrozenPrompts, list[Dialogue]]:
-    dialogues = [dialogue(chat, kept.prompt.text, kept.answer) for kept in make_demonstrations(5)]
+    # The second, third and fifth begin alike; the third and the fifth are read later, for others.
+    texts = [kept.prompt.text for kept in make_demonstrations(5)]
+    texts = [f"{STEM} {text}" if place in (1, 2, 4) else text for place, text in enumerate(texts)]
+    dialogues = [dialogue(chat, text, kept.answer) for text, kept in zip(texts, make_demonstrations(5), strict=True)]
     assert len({len(item.prompt) for item in dialogues}) > 2
     frozen = FrozenPrompts(
         chat,
@@ -163,6 +167,22 @@ def test_each_prompt_is_read_once_and_later_only_its_answer_runs_in_the_upper_la
     for handle in handles:
         handle.remove()
     assert read == [(1, 2 * max(len(dialogues[index].answer) for index in (0, 1)))]
+
+
+def test_what_some_prompts_begin_with_is_read_once_for_them(llama: ChatModel) -> None:
+    ends = {"w1": 0, "w2 w3": 1, f"{STEM} w4 w5": 2, f"{STEM} w4 w6 w7": 3}
+    dialogues = [dialogue(llama, text, "w8") for text in ends]
+    read: list[int] = []
+    frozen = FrozenPrompts(llama, dialogues, 1, first_tokens=1, first_weight=1.0, tokens_per_batch=200)
+    handle = llama.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0].numel()))
+    frozen.prepare([0, 2])
+    frozen.prepare([1])
+    frozen.prepare([2, 3])
+    handle.remove()
+    lengths = [len([*item.prompt, *item.answer]) for item in dialogues]
+    # BOS, user mark, the stem and "w4"; the first prompt; both that have the stem; the second prompt.
+    stem = 2 + len(STEM.split()) + 1
+    assert read == [stem, lengths[0], 2 * (lengths[3] - stem), lengths[1]]
 
 
 def test_prompts_of_one_token_more_than_the_shared_beginning_are_read_as_well(llama: ChatModel) -> None:

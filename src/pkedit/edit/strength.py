@@ -128,7 +128,7 @@ def factor(power: int) -> float:
 def _attack_success(
     chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings, unchanged: UnchangedLayers
 ) -> float:
-    with arithmetic(chat, settings.precision):
+    with arithmetic(chat, settings.precision, cast_once=True):
         answers = chat.generate(
             [prompt.text for prompt in prompts],
             max_new_tokens=settings.strength_tokens,

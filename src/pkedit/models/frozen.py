@@ -19,7 +19,8 @@ from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.cut import Cut
 from pkedit.models.keys import Keys, has_window, lent, read_beginning, side_by_side, taken
-from pkedit.models.sequences import by_length, shared_beginning
+from pkedit.models.reading import Pass, passes, read_stems
+from pkedit.models.sequences import by_length, shared_beginning, stems
 
 # A long prompt is read in parts, so that what one pass needs stays small.
 CHUNK = 1024
@@ -59,6 +60,9 @@ class FrozenPrompts:
         self._keep_final = frozenset(keep_final)
         self._shared = shared_beginning([item.prompt for item in dialogues])
         self._padding_first = has_window(chat.model)
+        self._stems = stems([item.prompt[self._shared : -1] for item in dialogues])
+        self._stem_of = {place: number for number, stem in enumerate(self._stems) for place in stem.members}
+        self._stem_keys: dict[int, Keys] = {}
         self._beginning: Keys | None = None
         self._keys: dict[int, Keys] = {}
         self._entering: dict[int, Tensor] = {}
@@ -66,15 +70,16 @@ class FrozenPrompts:
 
     def prepare(self, indices: Sequence[int]) -> None:
         """Reads the dialogues that were not read yet; call it while nothing is hooked into the model."""
-        missing = [index for index in dict.fromkeys(indices) if index not in self._keys]
+        missing = {index for index in indices if index not in self._keys}
         if not missing:
             return
+        # All dialogues of a stem are read when the first of them is: its lower layers are not kept for the others.
+        begun = {self._stem_of[index] for index in missing if index in self._stem_of}
+        members = {place for number in begun for place in self._stems[number].members}
+        missing |= {place for place in members if place not in self._keys}
         self._read_beginning()
         with torch.no_grad():
-            lengths = [len(self._dialogues[index]) for index in missing]
-            budget = budgets.read(self._tokens_per_batch, self._chat.device.type)
-            for places in by_length(lengths, tokens=budget):
-                self._read([missing[place] for place in places])
+            self._read(sorted(missing), begun)
 
     def take(self, places: Sequence[int], dialogues: Sequence[Dialogue]) -> None:
         """Puts dialogues with one prompt in the places of others. The prompt is read once for all of them.
@@ -105,6 +110,7 @@ class FrozenPrompts:
         self._last = None
         for row, (place, item) in enumerate(zip(places, dialogues, strict=True)):
             self._dialogues[place] = item
+            self._stem_of.pop(place, None)
             self._keys[place] = keys
             if entering is not None:
                 self._entering[place] = entering[row, : len(item.answer)].clone()
@@ -176,7 +182,12 @@ class FrozenPrompts:
         if self._last is not None and self._last[0] == list(group):
             return self._last[1]
         upper = self._beginning[self._lowest :] if self._beginning else None
-        merged = side_by_side(upper, [self._keys[index] for index in group], padding_first=self._padding_first)
+        merged = side_by_side(
+            upper,
+            [self._keys[index] for index in group],
+            stems=[self._stem_keys[self._stem_of[index]] if index in self._stem_of else None for index in group],
+            padding_first=self._padding_first,
+        )
         if self._few:
             self._last = (list(group), merged)
         return merged
@@ -191,28 +202,52 @@ class FrozenPrompts:
         if self._shared and self._beginning is None:
             self._beginning = read_beginning(self._chat.model, self._dialogues[0].prompt[: self._shared])
 
-    def _read(self, group: Sequence[int]) -> None:
-        dialogues = [self._dialogues[index] for index in group]
-        tokens = [[*item.prompt, *item.answer][self._shared :] for item in dialogues]
-        width = max(map(len, tokens))
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in tokens], device=self._chat.device)
-        cache = lent(self._beginning, len(group))
-        final, entering = self._run(ids, cache)
-        for row, (index, item) in enumerate(zip(group, dialogues, strict=True)):
+    def _read(self, indices: Sequence[int], begun: Collection[int]) -> None:
+        """Reads dialogues behind the beginning, and their stems, `begun`, before them."""
+        tokens = budgets.read(self._tokens_per_batch, self._chat.device.type)
+        stem_keys = read_stems(
+            self._chat.model, {number: self._stems[number].tokens for number in begun}, self._beginning, tokens=tokens
+        )
+        own = {}
+        behind = {}
+        for index in indices:
+            item, number = self._dialogues[index], self._stem_of.get(index)
+            if number is not None:
+                behind[index] = stem_keys[number]
+            own[index] = [*item.prompt, *item.answer][self._read_before(index) :]
+        with self._cut.recorded() as seen:
+            for one in passes(self._chat.model, own, self._beginning, behind, tokens=tokens):
+                self._keep(one, seen[-1] if seen else None)
+                seen.clear()
+        for number, keys in stem_keys.items():
+            self._stem_keys[number] = narrow(keys[self._lowest :])
+
+    def _keep(self, one: Pass, entering: Tensor | None) -> None:
+        """Copies, so that the padded batch can be forgotten."""
+        for row, index in enumerate(one.rows):
+            item, before = self._dialogues[index], self._read_before(index)
             last = len(item.prompt) - 1
-            keys = taken(cache, row, slice(self._shared, last), from_layer=self._lowest)
-            # Copies, here and below, so that the padded batch can be forgotten. In mixed precision the values have
-            # the narrower format; the keys, which are multiplied in it all the same, are kept in it too.
-            self._keys[index] = [(k.to(v.dtype, copy=True), v.clone()) for k, v in keys]
-            # Behind what is shared; the last answer token is never read on from.
-            decisive = slice(last - self._shared, len(item) - 1 - self._shared)
+            self._keys[index] = narrow(one.keys(row, last - before, from_layer=self._lowest))
+            # The last answer token is never read on from.
+            decisive = slice(last - before, len(item) - 1 - before)
             if entering is not None:
                 self._entering[index] = entering[row, decisive].clone()
             if index in self._keep_final:
-                self._final[index] = final[row, decisive].clone()
+                self._final[index] = one.final[row, decisive].clone()
+
+    def _read_before(self, index: int) -> int:
+        """How many tokens of a dialogue are read for others as well."""
+        number = self._stem_of.get(index)
+        return self._shared + (0 if number is None else len(self._stems[number].tokens))
 
     def _run(self, ids: Tensor, cache: DynamicCache) -> tuple[Tensor, Tensor | None]:
         """Final states, and those that enter the lowest layer that is run later, if there are any below it."""
         with self._cut.recorded() as seen:
             final: Tensor = self._chat.body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
         return final, seen[0] if seen else None
+
+
+def narrow(keys: Keys) -> Keys:
+    """Copies. In mixed precision values have the narrower format; the keys, which are multiplied in it all the same,
+    are kept in it too."""
+    return [(k.to(v.dtype, copy=True), v.clone()) for k, v in keys]

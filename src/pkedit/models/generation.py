@@ -5,14 +5,15 @@ caches; answers are then written in large ones, because every step reads all wei
 it continues.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pkedit.models.keys import Keys, has_window, read_beginning, roomy, side_by_side
-from pkedit.models.sequences import by_length, shared_beginning
+from pkedit.models.reading import passes, read_stems
+from pkedit.models.sequences import by_length, shared_beginning, stems
 from pkedit.models.structure import body_of
 from pkedit.models.unchanged import UnchangedLayers
 
@@ -27,8 +28,9 @@ Advance = Callable[[float], None]
 class GreedyGenerator:
     """Answers prompts of one model. Make it for one set of prompts and while the model stays as it is.
 
-    `unchanged` remembers the lowest layers from one generator to the next; without it nothing is remembered. Without
-    `reuse` every prompt is read from its first token, in batches of one length.
+    `unchanged` remembers the lowest layers from one generator to the next; without it nothing is remembered, and what
+    several prompts of a batch begin with is read once. Without `reuse` every prompt is read from its first token, in
+    batches of one length.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class GreedyGenerator:
         reuse: bool = True,
     ) -> None:
         self._model = model
-        self._unchanged = unchanged or UnchangedLayers((), 0)
+        self._unchanged = unchanged
         self._padding = padding
         self._reuse = reuse
-        self._shared = shared_beginning(prompts) if reuse else 0
+        # What is read before answers are written ends one token before the prompt, and is not empty.
+        self._shared = shared_beginning([prompt[:-1] for prompt in prompts]) if reuse else 0
         self._beginning: Keys | None = None
         if self._shared:
             with torch.inference_mode():
@@ -115,15 +118,42 @@ class GreedyGenerator:
     def _read(self, prompts: Sequence[Sequence[int]], advance: Advance) -> list[Keys]:
         """Keys and values of each prompt behind what is shared, without its last token."""
         own = [prompt[self._shared : -1] for prompt in prompts]
-        device = self._model.get_input_embeddings().weight.device
+        reading = self._read_shared(own) if self._unchanged is None else self._read_unchanged(self._unchanged, prompts)
         read: dict[int, Keys] = {}
+        for members in reading:
+            read |= members
+            advance(READING * len(read) / len(prompts))
+        return [read[index] for index in range(len(prompts))]
+
+    def _read_shared(self, own: Sequence[Sequence[int]]) -> Iterator[dict[int, Keys]]:
+        """Pass by pass, with what several prompts begin with read once."""
+        # A stem as long as a prompt would leave nothing to read behind it.
+        found = stems([ids[:-1] for ids in own])
+        by_number = read_stems(
+            self._model, {number: stem.tokens for number, stem in enumerate(found)}, self._beginning, tokens=READ_TOKENS
+        )
+        of = {member: number for number, stem in enumerate(found) for member in stem.members}
+        lengths = [len(found[of[index]].tokens) if index in of else 0 for index in range(len(own))]
+        behind = {index: ids[length:] for index, (ids, length) in enumerate(zip(own, lengths, strict=True))}
+        keys = {index: by_number[number] for index, number in of.items()}
+        for one in passes(self._model, behind, self._beginning, keys, tokens=READ_TOKENS):
+            yield {
+                # Copies, so that the batch can be forgotten.
+                index: [(k.clone(), v.clone()) for k, v in one.keys(row, len(behind[index]), stem=lengths[index])]
+                for row, index in enumerate(one.rows)
+            }
+
+    def _read_unchanged(
+        self, unchanged: UnchangedLayers, prompts: Sequence[Sequence[int]]
+    ) -> Iterator[dict[int, Keys]]:
+        """Pass by pass, without the layers that have read these prompts before."""
+        own = [prompt[self._shared : -1] for prompt in prompts]
+        device = self._model.get_input_embeddings().weight.device
         for group in by_length([len(ids) for ids in own], tokens=READ_TOKENS):
             width = max(len(own[index]) for index in group)
             # Padding on the right: under causal attention no real token sees it, so no mask is needed.
             ids = torch.tensor([[*own[index], *[self._padding] * (width - len(own[index]))] for index in group])
-            keys = self._unchanged.read(
+            keys = unchanged.read(
                 body_of(self._model), ids.to(device), [prompts[index][:-1] for index in group], self._beginning
             )
-            read.update(zip(group, keys, strict=True))
-            advance(READING * len(read) / len(prompts))
-        return [read[index] for index in range(len(prompts))]
+            yield dict(zip(group, keys, strict=True))

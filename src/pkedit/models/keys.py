@@ -61,15 +61,17 @@ def side_by_side(
     beginning: Keys | None,
     own: Sequence[Keys],
     *,
+    stems: Sequence[Keys | None] | None = None,
     room: int = 0,
     forget: bool = False,
     padding_first: bool = False,
 ) -> tuple[Keys, Tensor]:
-    """Several sequences as one batch: the shared beginning, then padding, then each one's own, then `room` tokens.
+    """Several sequences as one batch: the shared beginning, padding, each one's stem and its own, `room` tokens.
 
     Args:
         beginning: what all sequences begin with, in the layers of `own`.
-        own: the keys and values of each sequence behind the beginning.
+        own: the keys and values of each sequence behind the beginning, or behind its stem.
+        stems: what stands between the beginning and each one's own, if there is such.
         room: places left free at the end.
         forget: `own` is emptied layer by layer, so that nothing is in memory twice.
         padding_first: the padding stands before the beginning, so that attention to the last so many places sees
@@ -80,7 +82,9 @@ def side_by_side(
         0 at the padding.
     """
     shared = beginning[0][0].shape[-2] if beginning else 0
-    lengths = [keys[0][0].shape[-2] for keys in own]
+    stems = stems or [None] * len(own)
+    own_lengths = [keys[0][0].shape[-2] for keys in own]
+    lengths = [length + (stem[0][0].shape[-2] if stem else 0) for length, stem in zip(own_lengths, stems, strict=True)]
     width = shared + max(lengths)
     mask = torch.ones(len(own), width, dtype=torch.long, device=own[0][0][0].device)
     # Where the padding of each row lies.
@@ -102,7 +106,10 @@ def side_by_side(
                     states[row, :, gaps[row].stop : gaps[row].stop + shared] = beginning[number][which]
                 # Zeros, not whatever was in memory: even without attention, a NaN would spread.
                 states[row, :, gaps[row]] = 0.0
-                states[row, :, width - lengths[row] : width] = parts[which]
+                stem = stems[row]
+                if stem is not None:
+                    states[row, :, width - lengths[row] : width - own_lengths[row]] = stem[number][which]
+                states[row, :, width - own_lengths[row] : width] = parts[which]
             merged.append(states)
         layers.append((merged[0], merged[1]))
     return layers, mask

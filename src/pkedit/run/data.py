@@ -165,7 +165,7 @@ def sample_targets(
             progress=None if progress is None else lambda done, _: progress(before + done, total),
         )
 
-    with arithmetic(chat, settings.edit.precision):
+    with arithmetic(chat, settings.edit.precision, cast_once=True):
         long = answers([*traced, *also_traced], settings.sampled_tokens, 0)
         # The edit keeps the beginnings of answers; only tracing reads on.
         short = answers(only_kept, min(settings.edit.harmless_tokens, settings.sampled_tokens), len(long))
