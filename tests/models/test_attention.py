@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pkedit.models.attention import GROUPED, few_queries
+from pkedit.models.attention import GROUPED, LONG, few_queries, short_reading
 from tiny import PLAIN_FAMILIES, make_chat
 
 IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5, 40], [0, 4, 7, 2, 2, 2, 5, 41]])
@@ -34,3 +34,20 @@ def test_the_model_has_its_own_attention_again_when_the_body_raises() -> None:
     with pytest.raises(ZeroDivisionError), few_queries(chat.model):
         _ = 1 / 0
     assert chat.model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize(("places", "expected"), [(LONG, GROUPED), (LONG + 1, "sdpa")])
+def test_only_short_sequences_are_read_so(places: int, expected: str) -> None:
+    chat = make_chat("llama")
+    with short_reading(chat.model, places):
+        assert chat.model.config._attn_implementation == expected
+    assert chat.model.config._attn_implementation == "sdpa"
+
+
+def test_short_sequences_are_read_to_the_same_states() -> None:
+    chat = make_chat("llama")
+    with torch.no_grad():
+        expected = chat.body(IDS, attention_mask=MASK).last_hidden_state[MASK.bool()]
+        with short_reading(chat.model, IDS.shape[1]):
+            found = chat.body(IDS, attention_mask=MASK).last_hidden_state[MASK.bool()]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

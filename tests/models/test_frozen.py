@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pkedit.edit.detector import where_answers_begin
 from pkedit.edit.hooked import HookedDelta
 from pkedit.models.batches import AnswerBatch, Dialogue, dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
+from pkedit.models.prefix import PrefixCache
 from tiny import (
     PLAIN_FAMILIES,
     SYSTEM_TEMPLATE,
@@ -195,6 +197,24 @@ def test_prompts_of_one_token_more_than_the_shared_beginning_are_read_as_well(ll
         expected = torch.cat([answer_log_likelihood(llama, *both(item)) for item in dialogues])
     likelihood = logits.log_softmax(-1).gather(-1, batch.target.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(likelihood, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [FrozenPrompts, PrefixCache])
+def test_layers_whose_states_are_not_looked_at_need_not_run(kind: type[FrozenPrompts | PrefixCache]) -> None:
+    chat = make_chat("llama", layers=LAYERS)
+    dialogues = [dialogue(chat, kept.prompt.text, kept.answer) for kept in make_demonstrations(3)]
+    cache = kind(chat, dialogues, 1, first_tokens=2, first_weight=3.0, tokens_per_batch=60, keep_final=range(3))
+    cache.prepare(range(3))
+    run: list[int] = []
+    for layer, block in enumerate(chat.blocks):
+        block.mlp.register_forward_hook(lambda _, __, output, layer=layer: run.append(layer))
+    order, ended = where_answers_begin(chat, [1], cache, range(3))
+    assert set(run) == {1}
+    again, whole = where_answers_begin(chat, [1, LAYERS - 1], cache, range(3))
+    assert order == again
+    assert torch.equal(ended[1], whole[1])
+    assert set(run) == {1, 2}
 
 
 def test_answers_of_one_length_share_a_batch(llama: ChatModel) -> None:

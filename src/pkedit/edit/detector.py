@@ -86,7 +86,7 @@ def where_answers_begin(
         starts = batch.place == 0
         seen: dict[int, Tensor] = {}
         # The pass over a shared beginning, where there is one, comes first and is overwritten.
-        with inputs_of(entrances, seen.__setitem__):
+        with inputs_of(entrances, seen.__setitem__), cache.ending_at(max(layers)):
             cache.final_states(group, batch)
         for place, states in seen.items():
             # Some models pass the tokens of all dialogues in one row.

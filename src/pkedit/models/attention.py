@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 GROUPED = "pkedit_grouped"
+# A processor's fused kernel gains from here on, and plain products would hold scores for all these places.
+LONG = 512
 
 
 @contextmanager
@@ -30,6 +32,19 @@ def few_queries(model: Any) -> Generator[None]:
         yield
     finally:
         model.set_attn_implementation(usual)
+
+
+@contextmanager
+def short_reading(model: Any, places: int) -> Generator[None]:
+    """Attention for many short sequences, of so many places, that are only read.
+
+    On two cores 920 prompts of some fifty tokens took 0.86 of the time that they take with the fused kernel.
+    """
+    if places > LONG or model.get_input_embeddings().weight.device.type != "cpu":
+        yield
+        return
+    with few_queries(model):
+        yield
 
 
 def grouped_attention(

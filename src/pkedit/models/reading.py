@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pkedit.models.attention import short_reading
 from pkedit.models.keys import Keys, has_window, lent, roomy, side_by_side, taken
 from pkedit.models.sequences import by_length
 from pkedit.models.structure import body_of
@@ -64,13 +65,14 @@ def passes(
         read = mask.sum(1, keepdim=True)
         start = mask.shape[1]
         cache = roomy(layers, start)
-        final = body_of(model)(
-            input_ids=ids,
-            attention_mask=pad(mask, (0, ids.shape[1]), value=1),
-            position_ids=read + torch.arange(ids.shape[1], device=ids.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        with short_reading(model, start + ids.shape[1]):
+            final = body_of(model)(
+                input_ids=ids,
+                attention_mask=pad(mask, (0, ids.shape[1]), value=1),
+                position_ids=read + torch.arange(ids.shape[1], device=ids.device),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
         yield Pass(tuple(group), final, cache, start)
 
 
@@ -95,7 +97,8 @@ def _behind_the_beginning(
         ids = _padded(model, own, group)
         # Padding on the right: under causal attention no real token sees it, so no mask is needed.
         cache = lent(beginning, len(group))
-        final = body_of(model)(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        with short_reading(model, start + ids.shape[1]):
+            final = body_of(model)(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
         yield Pass(tuple(group), final, cache, start)
 
 
