@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pkedit.models.keys import Keys, has_window, read_beginning, roomy, side_by_side
+from pkedit.models.memory import large_blocks_apart
 from pkedit.models.reading import passes, read_stems
 from pkedit.models.sequences import by_length, shared_beginning, stems
 from pkedit.models.structure import body_of
@@ -63,13 +64,11 @@ class GreedyGenerator:
         """
         if not self._reuse:
             return self._answer_by_length(prompts, max_new_tokens, advance)
-        layers, mask = side_by_side(
-            self._beginning,
-            self._read(prompts, advance),
-            room=max_new_tokens,
-            forget=True,
-            padding_first=has_window(self._model),
-        )
+        own = self._read(prompts, advance)
+        with large_blocks_apart():
+            layers, mask = side_by_side(
+                self._beginning, own, room=max_new_tokens, forget=True, padding_first=has_window(self._model)
+            )
         mask = mask.to(self._model.get_input_embeddings().weight.device)
         read = mask.shape[1]
         # Of the tokens that were read already, generate() only counts the number.

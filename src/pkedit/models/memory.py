@@ -8,20 +8,47 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 # Parameters of mallopt(3), from malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+# Bytes from which on a block is the system's own, and no part of what is kept: usually, and where it lives apart.
+KEPT, APART = 1 << 30, 1 << 22
+_keeping = False
 
 
 def keep_freed_memory() -> bool:
     """Makes the allocator of this process keep what is freed. Returns whether it took effect (glibc only)."""
+    global _keeping
     library = _c_library()
-    if library is None:
-        return False
-    mallopt = library.mallopt
-    mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-    return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    if library is not None:
+        _keeping = _set(library, M_MMAP_THRESHOLD, KEPT) and _set(library, M_TRIM_THRESHOLD, 2**31 - 1)
+    return _keeping
+
+
+@contextmanager
+def large_blocks_apart() -> Generator[None]:
+    """Blocks of several megabytes for which nothing that is kept has room go back to the system when they are freed.
+
+    For what lives long and has a size of its own each time, such as the keys and values of a batch: among blocks that
+    are kept it leaves gaps that nothing else fits into. Changes nothing in a process that keeps none.
+    """
+    library = _c_library()
+    if library is None or not _keeping:
+        yield
+        return
+    _set(library, M_MMAP_THRESHOLD, APART)
+    try:
+        yield
+    finally:
+        _set(library, M_MMAP_THRESHOLD, KEPT)
+
+
+def _set(library: ctypes.CDLL, parameter: int, value: int) -> bool:
+    library.mallopt.argtypes, library.mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
+    return bool(library.mallopt(parameter, value))
 
 
 def keep_few_kernels() -> None:
