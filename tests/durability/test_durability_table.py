@@ -12,6 +12,7 @@ from pkedit.durability.folder import RECORD, read_record
 from pkedit.edit.delta import Delta
 from pkedit.errors import PkeditError, RunFolderError
 from pkedit.models.chat import ChatModel
+from pkedit.models.precision import arithmetic
 from pkedit.run.lock import Lock
 from pkedit.run.record import RunRecord
 from pkedit.settings import RunSettings
@@ -54,7 +55,9 @@ def test_a_table_has_every_arm_under_every_condition_and_touches_nothing_else(fo
 def test_the_edit_is_what_was_asked(folder: Path, loaded: ChatModel) -> None:
     durability(folder, conditions=("as-is",), prompts=3, chat=loaded)
     rows = [json.loads(line) for line in (folder / "durability/as-is/pke.jsonl").read_text("utf-8").splitlines()]
-    with Delta.load(folder / "delta.safetensors").applied_to(loaded):
+    edit = Delta.load(folder / "delta.safetensors")
+    # In the arithmetic of the table: where it is a narrower one, a near tie may fall otherwise.
+    with edit.applied_to(loaded), arithmetic(loaded, "auto", cast_once=True):
         assert [row["answer"] for row in rows] == loaded.generate([row["prompt"] for row in rows], max_new_tokens=4)
 
 
