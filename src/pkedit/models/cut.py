@@ -38,6 +38,9 @@ class Cut:
 
     @contextmanager
     def ending(self, above: Sequence[nn.Module]) -> Generator[None]:
-        """Passes made inside jump over the layers above, as where only the states at the cut are wanted."""
-        with skipped_blocks(above, None, as_tuple=lambda: self._as_tuple):
+        """Passes made inside jump over the layers above, as where only the states at the cut are wanted.
+
+        Without a layer below the cut they run all the same: nothing has told what layers return, tensors or tuples.
+        """
+        with skipped_blocks(above if self.below else (), None, as_tuple=lambda: self._as_tuple):
             yield

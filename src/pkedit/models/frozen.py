@@ -7,8 +7,8 @@ edit is learnt, and exact where the edit lies in the last layer.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -193,12 +193,9 @@ class FrozenPrompts:
             self._last = (list(group), merged)
         return merged
 
-    @contextmanager
-    def ending_at(self, layer: int) -> Generator[None]:
+    def ending_at(self, layer: int) -> AbstractContextManager[None]:
         """Passes made inside need not run the layers above `layer`: their final states are not looked at."""
-        # What layers return, tensors or tuples, is known from those below the cut.
-        with self._cut.ending(self._chat.blocks[layer + 1 :] if self._cut.below else []):
-            yield
+        return self._cut.ending(self._chat.blocks[layer + 1 :])
 
     def original(self, index: int) -> Tensor:
         """The final states at the answer tokens of dialogue `index` when it was prepared."""

@@ -5,8 +5,8 @@ prompt with the same tokens (a system message); under causal attention these giv
 and values, so each batch computes them for one row, with gradient, and lends them to the others.
 """
 
-from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -91,12 +91,9 @@ class PrefixCache:
         states = [self._entering[index][:tokens] for index in group]
         return self._forward(batch, torch.nn.utils.rnn.pad_sequence(states, batch_first=True))
 
-    @contextmanager
-    def ending_at(self, layer: int) -> Generator[None]:
+    def ending_at(self, layer: int) -> AbstractContextManager[None]:
         """Passes made inside need not run the layers above `layer`: their final states are not looked at."""
-        # What layers return, tensors or tuples, is known from those below the cut.
-        with self._cut.ending(self._chat.blocks[layer + 1 :] if self._cut.below else []):
-            yield
+        return self._cut.ending(self._chat.blocks[layer + 1 :])
 
     def original(self, index: int) -> Tensor:
         """The final states at the answer tokens of dialogue `index` when it was prepared."""
