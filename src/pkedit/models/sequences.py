@@ -48,20 +48,18 @@ def stems(sequences: Sequence[Sequence[int]], *, least: int = 2 * WORTH_SHARING)
     tokens than a stem without it.
     """
     order = sorted(range(len(sequences)), key=lambda place: list(sequences[place]))
-    found: list[Stem] = []
-    members: list[int] = []
-    length = 0
+    # Those that begin alike, and how many tokens they share.
+    groups: list[tuple[list[int], int]] = []
     for place in order:
+        members, length = groups[-1] if groups else ([], 0)
         together = min(length, _alike(sequences[members[0]], sequences[place])) if members else 0
         if together >= least and len(members) * together >= (len(members) - 1) * length:
-            members, length = [*members, place], together
-            continue
-        if len(members) > 1:
-            found.append(Stem(tuple(sequences[members[0]][:length]), tuple(members)))
-        members, length = [place], len(sequences[place])
-    if len(members) > 1:
-        found.append(Stem(tuple(sequences[members[0]][:length]), tuple(members)))
-    return found
+            groups[-1] = ([*members, place], together)
+        else:
+            groups.append(([place], len(sequences[place])))
+    return [
+        Stem(tuple(sequences[members[0]][:length]), tuple(members)) for members, length in groups if len(members) > 1
+    ]
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:
