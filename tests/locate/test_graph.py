@@ -274,6 +274,11 @@ def test_direct_effects_are_what_differences_give(family: str, config: dict[str,
     assert not effects[:, :2].any()
     assert changed_weights(chat.model, before) == []
     assert leftovers(chat.model) == []
+    # The same where no attention is chosen, and so nothing below the first layer's neurons.
+    alone = Chosen((), chosen.neurons)
+    with chat.frozen():
+        without = direct_effects(seen.passes, seen.margin, seen.found.gradients, alone, seen.means, seen.mixers)
+    torch.testing.assert_close(without, effects[2:, 2:])
 
 
 def chain() -> tuple[ChatModel, NeuronId, NeuronId]:

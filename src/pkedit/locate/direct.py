@@ -115,6 +115,9 @@ class _CutPass:
         chat, sites = self._chat, [self._chat.places[at] for at in self._places]
         entrances = list({id(site.input_module): (site.layer, site.input_module) for site in chat.sites}.values())
         reads = [(site.id, module) for site in sites for module in {read.module: None for read in site.reads}]
+        # What these read is cut off like an entrance, or they would have no slope where nothing below is a source.
+        entered = {id(module) for _, module in entrances}
+        others = [module for _, module in reads if id(module) not in entered]
         norms: list[nn.Module] = []
         like: list[Tensor] = []
         for layer, (block, mixer) in enumerate(zip(chat.blocks, mixers, strict=True)):
@@ -144,6 +147,7 @@ class _CutPass:
                 added_outputs([site.write for site in chat.sites], lambda n, _, output: cut(chat.sites[n].id, output))
             )
             enter_context(replaced_inputs([module for _, module in entrances], enter))
+            enter_context(replaced_inputs(others, lambda _, states: states.detach().requires_grad_()))
             enter_context(inputs_of([site.reads[0].module for site in sites], lambda n, x: self._read(sites[n].id, x)))
             enter_context(
                 outputs_of(
