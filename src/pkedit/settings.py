@@ -82,6 +82,11 @@ class EditSettings(_Settings):
     unsafe_bound: float = Field(0.05, gt=0, lt=1, description="unsafe tokens less likely than this are left alone")
     harmless_weight: float = Field(8.0, ge=0, description="β")
     harmless_gradient: bool = Field(True, description="False only to reproduce DINM's released code")
+    reuse_prefix: bool = Field(
+        True,
+        description="layers below the edited ones run once; False only to reproduce DINM's released code, in which "
+        "every step runs them again",
+    )
     norm_weight: float = Field(0.01, ge=0, description="γ")
     norm_limit: float | None = Field(2.0, gt=0, description="ρ: ‖δ_i‖ is at most ρ‖W_i‖")
     first_tokens: int = Field(

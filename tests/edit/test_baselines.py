@@ -13,7 +13,7 @@ from pkedit.edit.baselines import (
     fixed_layer,
     suffixed,
 )
-from pkedit.edit.editor import edit
+from pkedit.edit.editor import EditResult, edit
 from pkedit.locate.dinm import whole_layer
 from pkedit.models.chat import ChatModel
 from pkedit.settings import EditSettings
@@ -42,6 +42,26 @@ def test_dinm_is_plain_fine_tuning_with_a_locality_loss() -> None:
 def test_only_the_released_code_has_a_locality_loss_without_gradient() -> None:
     assert dinm_settings(OURS).harmless_gradient
     assert not dinm_settings(OURS, as_released=True).harmless_gradient
+
+
+def released(chat: ChatModel, *, reuse_prefix: bool) -> tuple[EditResult, int]:
+    """DINM's edit as released, and how often its first layer ran."""
+    settings = dinm_settings(OURS, as_released=True).model_copy(update={"reuse_prefix": reuse_prefix})
+    ran: list[int] = []
+    hook = chat.sites[0].write.register_forward_pre_hook(lambda *_: ran.append(1))
+    try:
+        return edit(chat, whole_layer(chat, 1), make_pairs(3), make_demonstrations(3), settings), len(ran)
+    finally:
+        hook.remove()
+
+
+def test_as_released_every_step_runs_all_layers_and_only_the_time_differs(llama: ChatModel) -> None:
+    assert dinm_settings(OURS).reuse_prefix
+    assert not dinm_settings(OURS, as_released=True).reuse_prefix
+    once, ran_once = released(llama, reuse_prefix=True)
+    again, ran_again = released(llama, reuse_prefix=False)
+    assert ran_once < len(again.history) <= ran_again
+    torch.testing.assert_close(again.delta.layers[0].change, once.delta.layers[0].change, rtol=1e-3, atol=1e-6)
 
 
 def test_the_conditions_of_the_run_are_kept() -> None:

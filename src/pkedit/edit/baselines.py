@@ -30,7 +30,8 @@ def dinm_settings(settings: EditSettings, *, as_released: bool = False) -> EditS
 
     No step sees more than PAIRS_PER_STEP and DEMONSTRATIONS_PER_STEP examples, for DINM passes whole dialogues
     through the model, which takes time. With `as_released` the locality loss has no gradient, as in EasyEdit,
-    where it is computed under `no_grad`.
+    where it is computed under `no_grad`, and each step passes through all layers, as there; otherwise those below the
+    edited one run once.
     """
 
     def per_step(wanted: int, most: int) -> int:
@@ -54,6 +55,7 @@ def dinm_settings(settings: EditSettings, *, as_released: bool = False) -> EditS
             "unsafe_weight": 0.0,
             "harmless_weight": 1.0,
             "harmless_gradient": not as_released,
+            "reuse_prefix": not as_released,
             "norm_weight": 0.0,
             "norm_limit": None,
             "first_tokens": 0,

@@ -117,7 +117,7 @@ def _train(
         cache = (FrozenPrompts if frozen else PrefixCache)(
             chat,
             [example.dialogue for example in examples],
-            hooked.lowest_layer,
+            hooked.lowest_layer if settings.reuse_prefix else 0,
             first_tokens=settings.first_tokens,
             first_weight=settings.first_weight,
             tokens_per_batch=settings.tokens_per_batch,

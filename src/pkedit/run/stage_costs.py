@@ -177,8 +177,10 @@ class _Counter:
         settings, asked, shape = self._settings.edit, self._asked, self._shape
         share = self._settings.locate.first_layer
         if arm in ("dinm", "ft"):
-            settings = dinm_settings(settings)
+            settings = dinm_settings(settings, as_released=arm == "dinm" and self._settings.dinm_as_released)
             share = DINM_LAYER_SHARE if arm == "dinm" else FIXED_LAYER_SHARE
+        if not settings.reuse_prefix:
+            share = 0.0
         layers = self._upper(share)
         pairs, kept = len(asked.harmful), len(asked.safe)
         answers = (settings.safe_tokens, settings.harmless_tokens)
