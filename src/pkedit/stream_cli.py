@@ -65,6 +65,13 @@ def register(app: typer.Typer, panel: str) -> None:
                 autocompletion=presets("harmful"),
             ),
         ] = None,
+        every_prompt: Annotated[
+            bool,
+            typer.Option(
+                "--every-prompt",
+                help="Edit on each prompt in turn, refused already or not, as benchmarks of sequential editing do.",
+            ),
+        ] = False,
         without: Annotated[
             str | None,
             typer.Option(
@@ -109,6 +116,7 @@ def register(app: typer.Typer, panel: str) -> None:
             "model": model,
             "edits": edits,
             "questions": questions,
+            "every_prompt": every_prompt or None,
             "every": every,
             "prompts": prompts,
             "judges": listed(judges),

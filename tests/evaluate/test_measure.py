@@ -28,6 +28,7 @@ from pkedit.judges.base import Judgement, Verdict
 from pkedit.models.chat import ChatModel
 from pkedit.prompts import Attack, ContrastPair, Demonstration, Kind, Prompt, Split
 from pkedit.settings import EvaluateSettings
+from tiny import SYSTEM_TEMPLATE, words
 
 
 def prompt(name: str, kind: Kind = Kind.HARMFUL) -> Prompt:
@@ -182,6 +183,23 @@ def test_the_unedited_model_has_not_drifted_and_an_edited_one_has(llama: ChatMod
     with torch.no_grad():
         llama.sites[0].write_vectors()[3] += 1.0
     assert meter.measure().divergence[0] > 1e-4
+
+
+def test_layers_that_no_edit_changes_run_once_and_the_drift_is_the_same(llama: ChatModel) -> None:
+    llama.tokenizer.chat_template = SYSTEM_TEMPLATE
+    kept = [Demonstration(prompt(words(count, seed=count), Kind.HARMLESS), "w1 w2 w3") for count in (9, 3, 5)]
+    whole, upper = (DriftMeter(llama, kept, limit=8, lowest_layer=layer) for layer in (0, 1))
+    ran: list[int] = []
+    llama.sites[0].write.register_forward_pre_hook(lambda *_: ran.append(1))
+    with torch.no_grad():
+        llama.sites[1].write_vectors()[3] += 1.0
+    found = upper.measure()
+    assert ran == []
+    assert min(found.divergence) > 1e-4
+    expected = whole.measure()
+    assert ran
+    assert found.divergence == pytest.approx(expected.divergence, rel=1e-4)
+    assert found.negative_log_likelihood == pytest.approx(expected.negative_log_likelihood, rel=1e-4)
 
 
 def test_perplexity_is_the_exponential_of_the_mean_surprise(llama: ChatModel) -> None:

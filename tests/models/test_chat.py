@@ -136,6 +136,27 @@ def test_layers_below_a_change_run_once_and_the_answers_are_those_of_the_whole_m
         )
 
 
+def test_layers_below_a_change_run_once_behind_beginnings_that_prompts_share_too(chat: ChatModel) -> None:
+    chat.tokenizer.chat_template = SYSTEM_TEMPLATE
+    start = words(40, seed=7)
+    texts = [*TEXTS, *(f"{start} {words(count, seed=20 + count)}" for count in (2, 9, 5))]
+    ran: list[int] = []
+    chat.sites[0].write.register_forward_pre_hook(lambda _, args: ran.append(args[0].shape[0] * args[0].shape[1]))
+    unchanged = UnchangedLayers(chat.blocks, 1)
+    original = chat.generate(texts, max_new_tokens=6, unchanged=unchanged)
+    assert original == chat.generate(texts, max_new_tokens=6)
+    with torch.no_grad():
+        chat.sites[1].write_vectors().mul_(5.0)
+    expected = chat.generate(texts, max_new_tokens=6)
+    assert expected != original
+    ran.clear()
+    assert chat.generate(texts, max_new_tokens=6, unchanged=unchanged) == expected
+    # What all prompts begin with, and then the answers, a token of each at a time; neither the long beginning nor the
+    # prompts.
+    assert sum(ran) - ran[0] == len(texts) * (len(ran) - 1)
+    assert ran[0] < 40
+
+
 def test_saved_sampling_defaults_do_not_make_answers_random(llama: ChatModel) -> None:
     greedy = llama.generate(TEXTS, max_new_tokens=8)
     llama.model.generation_config.update(do_sample=True, temperature=5.0, top_k=0)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from fake_openai import FakeOpenAI
 from pkedit.errors import PkeditError, RunFolderError
@@ -67,6 +68,26 @@ def test_how_arms_are_measured_may_change_until_one_has_been(tmp_path: Path) -> 
     assert {attack for attack in asked if attack} <= first.families.keys()
     with pytest.raises(RunFolderError, match="other settings"):
         run(settings("embedded"), tmp_path / "run", chat=chat)
+
+
+def test_what_layers_below_the_edits_gave_to_one_arm_serves_the_others(tmp_path: Path) -> None:
+    chat = make_chat(layers=4, max_position_embeddings=2048)
+    ran = dict.fromkeys(("measure vanilla", "measure pke"), 0)
+    stages = Stages()
+
+    def count(_: object, args: tuple[torch.Tensor, ...]) -> None:
+        if stages.begun[-1] in ran:
+            ran[stages.begun[-1]] += args[0].shape[0] * args[0].shape[1]
+
+    chat.sites[0].write.register_forward_pre_hook(count)
+    settings = RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, "capability": []}})
+    settings = settings.model_copy(update={"locate": settings.locate.model_copy(update={"first_layer": 0.5})})
+    both = run(settings, tmp_path / "run", observer=stages, chat=chat)
+    assert ran["measure pke"] < ran["measure vanilla"] / 2
+    # Alone, an arm reads everything itself and answers the same.
+    alone = settings.model_copy(update={"arms": ("pke",), "delta": str(tmp_path / "run" / "delta.safetensors")})
+    found = evaluate(alone, tmp_path / "alone", chat=chat)
+    assert found.metrics["pke"] == both.metrics["pke"]
 
 
 def test_win_rates_of_each_arm_come_from_the_judge_that_was_named(

@@ -7,9 +7,9 @@ from small_stream import SETTINGS, made_splits
 
 from pkedit.judges.base import Judgement, Verdict
 from pkedit.models.chat import ChatModel
-from pkedit.run.data import read_splits
+from pkedit.run.data import UNSAFE_OPENING, read_splits
 from pkedit.settings import RunSettings
-from pkedit.stream.instances import MOST_AT_ONCE, in_order, next_failure, without_edited
+from pkedit.stream.instances import MOST_AT_ONCE, in_order, next_failure, next_prompt, without_edited
 from pkedit.stream.settings import StreamSettings
 
 
@@ -65,6 +65,19 @@ def test_the_next_prompt_that_fails_is_found(llama: ChatModel, place: int, found
     assert failure is not None
     assert (failure.place, failure.passed_over, failure.prompt) == (found, passed, order[found])
     assert failure.answer == llama.generate([order[found].text], max_new_tokens=4)[0]
+
+
+def test_every_prompt_in_turn_is_edited_where_that_is_asked_for(llama: ChatModel) -> None:
+    order = in_order(made_splits().edit, SETTINGS)
+    judge = Listed([order[1].text])
+    safe, fails = (next_prompt(llama, order, place, judge, SETTINGS) for place in (0, 1))
+    assert safe is not None
+    assert fails is not None
+    assert (safe.prompt, safe.place, safe.passed_over) == (order[0], 0, 0)
+    # What is not harmful must not be made unlikely.
+    assert safe.answer == UNSAFE_OPENING
+    assert fails.answer == llama.generate([order[1].text], max_new_tokens=4)[0]
+    assert next_prompt(llama, order, len(order), judge, SETTINGS) is None
 
 
 def test_where_failures_are_rare_more_are_asked_at_once_and_behind_the_last_there_is_none(llama: ChatModel) -> None:

@@ -6,18 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkedit.models.batches import (
-    AnswerBatch,
-    answer_states,
-    divergence,
-    kept_dialogues,
-    log_likelihoods,
-    make_batch,
-    state_likelihoods,
-)
+from pkedit.models.batches import AnswerBatch, divergence, kept_dialogues, log_likelihoods, state_likelihoods
 from pkedit.models.chat import ChatModel
 from pkedit.models.chunks import in_chunks
-from pkedit.models.sequences import by_length
+from pkedit.models.prefix import PrefixCache
 from pkedit.prompts.types import Demonstration
 
 
@@ -36,30 +28,51 @@ class DriftMeter:
     hundred times smaller, and the head, which no edit touches, gives the same logits back.
     """
 
-    def __init__(self, chat: ChatModel, answers: Sequence[Demonstration], *, limit: int, tokens: int = 1024) -> None:
+    def __init__(
+        self,
+        chat: ChatModel,
+        answers: Sequence[Demonstration],
+        *,
+        limit: int,
+        lowest_layer: int = 0,
+        tokens: int = 1024,
+    ) -> None:
+        """`limit`: tokens of each answer that count; `lowest_layer`: no edit that is measured changes a lower one."""
         self._chat = chat
-        self._dialogues = [item for item in kept_dialogues(chat, answers, limit=limit) if item.answer]
-        self._groups = by_length([len(item) for item in self._dialogues], tokens=tokens)
-        self._original = [self._states(group) for group in self._groups]
+        dialogues = [item for item in kept_dialogues(chat, answers, limit=limit) if item.answer]
+        indices = range(len(dialogues))
+        self._cache = PrefixCache(
+            chat,
+            dialogues,
+            lowest_layer,
+            first_tokens=0,
+            first_weight=1.0,
+            tokens_per_batch=tokens,
+            keep_final=indices,
+        )
+        self._cache.prepare(indices)
+        self._groups = self._cache.groups(indices)
 
     def measure(self) -> Drift:
         """The drift of the model as it is now."""
         return self._drift(
-            (batch, self._per_token(original, answer_states(self._chat, batch), batch.target))
-            for batch, original in self._batches()
+            (batch, self._per_token(original, batch.at_answers(self._cache.final_states(group, batch)), batch.target))
+            for group, batch, original in self._batches()
         )
 
     def original(self) -> Drift:
         """What `measure` gives for the unedited model, without another pass through it: no divergence."""
         return self._drift(
             (batch, torch.stack([torch.zeros_like(likely), likely], dim=-1))
-            for batch, original in self._batches()
+            for _, batch, original in self._batches()
             for likely in [state_likelihoods(self._chat, original, batch.target)]
         )
 
-    def _batches(self) -> Iterator[tuple[AnswerBatch, Tensor]]:
-        for group, original in zip(self._groups, self._original, strict=True):
-            yield self._batch(group), original
+    def _batches(self) -> Iterator[tuple[list[int], AnswerBatch, Tensor]]:
+        """The answers together in a pass, their tokens, and the original's final states there."""
+        for group in self._groups:
+            original = torch.cat([self._cache.original(index) for index in group])
+            yield group, self._cache.batch(group), original
 
     @torch.no_grad()
     def _drift(self, scored: Iterable[tuple[AnswerBatch, Tensor]]) -> Drift:
@@ -70,8 +83,7 @@ class DriftMeter:
             shift, likely = values.unbind(-1)
             moved.update(zip(group, batch.per_dialogue(shift).tolist(), strict=True))
             surprise.update(zip(group, batch.per_dialogue(-likely).tolist(), strict=True))
-        order = range(len(self._dialogues))
-        return Drift(tuple(moved[index] for index in order), tuple(surprise[index] for index in order))
+        return Drift(*(tuple(one for _, one in sorted(values.items())) for values in (moved, surprise)))
 
     def _per_token(self, original: Tensor, states: Tensor, targets: Tensor) -> Tensor:
         """KL to the original and log p of each token: [answer tokens, 2]."""
@@ -82,12 +94,3 @@ class DriftMeter:
             return torch.stack([moved, log_likelihoods(logits, targets[place])], dim=-1)
 
         return in_chunks(states, score)
-
-    def _batch(self, group: Sequence[int]) -> AnswerBatch:
-        return make_batch(
-            [self._dialogues[index] for index in group], first_tokens=0, first_weight=1.0, device=self._chat.device
-        )
-
-    @torch.no_grad()
-    def _states(self, group: Sequence[int]) -> Tensor:
-        return answer_states(self._chat, self._batch(group))

@@ -15,6 +15,7 @@ from pkedit.evaluate.text import ngram_entropy, rouge_l
 from pkedit.judges.base import Judge, Judgement, Verdict
 from pkedit.judges.rules import RuleJudge
 from pkedit.models.chat import ChatModel, Progress
+from pkedit.models.unchanged import UnchangedLayers
 from pkedit.prompts.types import LONG, Kind, Prompt
 
 # Which group each rate is measured on. A refusal counts for over-refusal, a harmful answer for ASR.
@@ -92,6 +93,7 @@ def measure(
     change_prompt: Callable[[str], str] | None = None,
     meter: DriftMeter | None = None,
     original_answers: Mapping[str, str] | None = None,
+    unchanged: UnchangedLayers | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measures the model as it is now.
@@ -106,11 +108,14 @@ def measure(
         change_prompt: what the arm does to the user's message (the suffix arm); judges see the original.
         meter: measures KL and perplexity against the original.
         original_answers: prompt id → the original's harmless answer, for ROUGE-L.
+        unchanged: layers that are the same in all arms, and need not read the same prompts twice.
         progress: called with prompts done and in all, then with verdicts given and in all.
     """
     asked = suite.prompts
     texts = [prompt.text if change_prompt is None else change_prompt(prompt.text) for _, prompt in asked]
-    answers = chat.generate(texts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
+    answers = chat.generate(
+        texts, max_new_tokens=max_new_tokens, batch_size=batch_size, unchanged=unchanged, progress=progress
+    )
     responses = judged(suite, [GivenAnswer(answer) for answer in answers], judges, arm=arm, progress=progress)
     drift = meter.measure() if meter is not None else None
     metrics = rates(responses, judges) | text_metrics(responses, original_answers or {})

@@ -5,7 +5,7 @@ caches; answers are then written in large ones, because every step reads all wei
 it continues.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pkedit.models.keys import Keys, has_window, read_beginning, roomy, side_by_side
 from pkedit.models.memory import large_blocks_apart
-from pkedit.models.reading import passes, read_stems
-from pkedit.models.sequences import by_length, shared_beginning, stems
-from pkedit.models.structure import body_of
+from pkedit.models.reading import Remembered, passes, read_stems
+from pkedit.models.sequences import shared_beginning, stems
 from pkedit.models.unchanged import UnchangedLayers
 
 # Padded tokens read at once. On two cores 1,024 took 0.6 of the time that 8,192 did.
@@ -29,9 +28,8 @@ Advance = Callable[[float], None]
 class GreedyGenerator:
     """Answers prompts of one model. Make it for one set of prompts and while the model stays as it is.
 
-    `unchanged` remembers the lowest layers from one generator to the next; without it nothing is remembered, and what
-    several prompts of a batch begin with is read once. Without `reuse` every prompt is read from its first token, in
-    batches of one length.
+    What several prompts of a batch begin with is read once. `unchanged` remembers the lowest layers from one generator
+    to the next. Without `reuse` every prompt is read from its first token, in batches of one length.
     """
 
     def __init__(
@@ -115,44 +113,41 @@ class GreedyGenerator:
         return generated[:, ids.shape[1] :]
 
     def _read(self, prompts: Sequence[Sequence[int]], advance: Advance) -> list[Keys]:
-        """Keys and values of each prompt behind what is shared, without its last token."""
+        """Keys and values of each prompt behind what is shared, without its last token.
+
+        What several prompts begin with is read once, and the layers that have read these prompts before do not run.
+        """
         own = [prompt[self._shared : -1] for prompt in prompts]
-        reading = self._read_shared(own) if self._unchanged is None else self._read_unchanged(self._unchanged, prompts)
+        # A stem as long as a prompt would leave nothing to read behind it.
+        found = stems([ids[:-1] for ids in own])
+        begins = {number: stem.tokens for number, stem in enumerate(found)}
+        of = {member: number for number, stem in enumerate(found) for member in stem.members}
+        lengths = [len(begins[of[index]]) if index in of else 0 for index in range(len(own))]
+        # Two sequences that end alike may begin differently, so all tokens are the name, and where they were cut.
+        shared = tuple(prompts[0][: self._shared])
+        named = {number: (self._shared, 0, shared, tuple(begin)) for number, begin in begins.items()}
+        read_of_stems = read_stems(
+            self._model, begins, self._beginning, tokens=READ_TOKENS, remembered=self._remembered(named)
+        )
+        reading = passes(
+            self._model,
+            {index: ids[length:] for index, (ids, length) in enumerate(zip(own, lengths, strict=True))},
+            self._beginning,
+            {index: read_of_stems[number] for index, number in of.items()},
+            tokens=READ_TOKENS,
+            remembered=self._remembered(
+                {
+                    index: (self._shared, length, shared, tuple(ids))
+                    for index, (ids, length) in enumerate(zip(own, lengths, strict=True))
+                }
+            ),
+        )
         read: dict[int, Keys] = {}
-        for members in reading:
-            read |= members
+        for one in reading:
+            for row, index in enumerate(one.rows):
+                read[index] = one.copied(row, len(own[index]) - lengths[index], stem=lengths[index])
             advance(READING * len(read) / len(prompts))
         return [read[index] for index in range(len(prompts))]
 
-    def _read_shared(self, own: Sequence[Sequence[int]]) -> Iterator[dict[int, Keys]]:
-        """Pass by pass, with what several prompts begin with read once."""
-        # A stem as long as a prompt would leave nothing to read behind it.
-        found = stems([ids[:-1] for ids in own])
-        by_number = read_stems(
-            self._model, {number: stem.tokens for number, stem in enumerate(found)}, self._beginning, tokens=READ_TOKENS
-        )
-        of = {member: number for number, stem in enumerate(found) for member in stem.members}
-        lengths = [len(found[of[index]].tokens) if index in of else 0 for index in range(len(own))]
-        behind = {index: ids[length:] for index, (ids, length) in enumerate(zip(own, lengths, strict=True))}
-        keys = {index: by_number[number] for index, number in of.items()}
-        for one in passes(self._model, behind, self._beginning, keys, tokens=READ_TOKENS):
-            yield {
-                # Copies, so that the batch can be forgotten.
-                index: [(k.clone(), v.clone()) for k, v in one.keys(row, len(behind[index]), stem=lengths[index])]
-                for row, index in enumerate(one.rows)
-            }
-
-    def _read_unchanged(
-        self, unchanged: UnchangedLayers, prompts: Sequence[Sequence[int]]
-    ) -> Iterator[dict[int, Keys]]:
-        """Pass by pass, without the layers that have read these prompts before."""
-        own = [prompt[self._shared : -1] for prompt in prompts]
-        device = self._model.get_input_embeddings().weight.device
-        for group in by_length([len(ids) for ids in own], tokens=READ_TOKENS):
-            width = max(len(own[index]) for index in group)
-            # Padding on the right: under causal attention no real token sees it, so no mask is needed.
-            ids = torch.tensor([[*own[index], *[self._padding] * (width - len(own[index]))] for index in group])
-            keys = unchanged.read(
-                body_of(self._model), ids.to(device), [prompts[index][:-1] for index in group], self._beginning
-            )
-            yield dict(zip(group, keys, strict=True))
+    def _remembered(self, names: Mapping[int, Hashable]) -> Remembered | None:
+        return None if self._unchanged is None else Remembered(self._unchanged, names)

@@ -38,20 +38,6 @@ def taken(cache: DynamicCache, row: int, tokens: slice = slice(None), *, from_la
     return [(layer.keys[row, :, tokens], layer.values[row, :, tokens]) for layer in layers]
 
 
-def copied(
-    cache: DynamicCache, own: Sequence[Sequence[int]], beginning: Keys | None, *, from_layer: int = 0
-) -> list[Keys]:
-    """Keys and values of each row behind the beginning, without padding; copies, so that the batch can be forgotten."""
-    before = beginning[0][0].shape[-2] if beginning else 0
-    return [
-        [
-            (keys.clone(), values.clone())
-            for keys, values in taken(cache, row, slice(before, before + len(tokens)), from_layer=from_layer)
-        ]
-        for row, tokens in enumerate(own)
-    ]
-
-
 def lent(beginning: Keys | None, rows: int) -> DynamicCache:
     """A cache in which `rows` sequences have this beginning, without a copy; an empty one where there is none."""
     return DynamicCache([tuple(part.expand(rows, -1, -1, -1) for part in layer) for layer in beginning or []])

@@ -29,6 +29,7 @@ from pkedit.judges.remote import RemoteJudge
 from pkedit.judges.shipped import shipped_agreement
 from pkedit.models.remote import AnswerStatus, RemoteModel
 from pkedit.models.remote_endpoint import endpoint_of
+from pkedit.models.unchanged import UnchangedLayers
 from pkedit.prompts import Demonstration, Kind, Prompt
 from pkedit.prompts.types import NO_FAMILY
 from pkedit.run.data import run_suite
@@ -45,6 +46,8 @@ from pkedit.run.stored import read_measurement, write_measurement
 
 # Enough for a few sentences of thought and the verdict.
 VERDICT_TOKENS = 300
+# The suffix arm changes what is asked.
+UNEDITED = ("vanilla", "suffix")
 
 
 class Measuring(Stages):
@@ -101,6 +104,9 @@ class Measuring(Stages):
         # Loaded before any stage begins, so that no stage is charged for it.
         chat = self.chat
         suite = run_suite(self._splits, self._pairs, self._settings)
+        lowest = self._lowest_layer(arms)
+        # Only arms that ask the prompts as they stand read the same ones.
+        unchanged = UnchangedLayers(chat.blocks, lowest) if lowest else None
         measured: dict[str, Measurement] = {}
         meter: DriftMeter | None = None
         original: dict[str, str] = {}
@@ -117,17 +123,18 @@ class Measuring(Stages):
                         change_prompt=suffixed if self._suffix_in_prompt(arm) else None,
                         meter=meter if not self._suffix_in_prompt(arm) else None,
                         original_answers=original,
+                        unchanged=None if self._suffix_in_prompt(arm) else unchanged,
                         progress=self._observer.step,
                     )
                     if arm == "vanilla":
                         original = harmless_answers(one)
-                        meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
+                        meter = self._meter(suite.groups[Kind.HARMLESS.value], original, lowest)
                         one = with_drift(one, meter.original())
                     write_measurement(self._folder, arm, one)
             measured[arm] = read_measurement(self._folder, arm, self.judges)
             if arm == "vanilla" and meter is None:
                 original = harmless_answers(measured[arm])
-                meter = self._meter(suite.groups[Kind.HARMLESS.value], original)
+                meter = self._meter(suite.groups[Kind.HARMLESS.value], original, lowest)
         for arm in arms:
             if "capability" in self._what(arm):
                 measured[arm] = with_capability(measured[arm], self._capability(arm))
@@ -242,9 +249,15 @@ class Measuring(Stages):
             arm: counts for arm, one in measured.items() if (counts := unjudged(one.responses, self.judges))
         }
 
-    def _meter(self, prompts: Sequence[Prompt], original: dict[str, str]) -> DriftMeter:
+    def _lowest_layer(self, arms: Sequence[str]) -> int:
+        """The lowest layer that an arm has edited; 0 where no edit is still to be measured."""
+        edited = [arm for arm in arms if arm not in UNEDITED and not self._folder.finished(f"measure {arm}")]
+        return min((self._delta(arm).layers[0].layer for arm in edited), default=0)
+
+    def _meter(self, prompts: Sequence[Prompt], original: dict[str, str], lowest_layer: int) -> DriftMeter:
         answers = [Demonstration(prompt, original[prompt.id]) for prompt in prompts if prompt.id in original]
-        return DriftMeter(self.chat, answers, limit=self._settings.evaluate.max_new_tokens)
+        limit = self._settings.evaluate.max_new_tokens
+        return DriftMeter(self.chat, answers, limit=limit, lowest_layer=lowest_layer)
 
     def _suffix_in_prompt(self, arm: str) -> bool:
         return arm == "suffix" or (arm == "dinm" and self._settings.dinm_as_released)
@@ -252,11 +265,14 @@ class Measuring(Stages):
     @contextmanager
     def _arm(self, arm: str) -> Generator[None]:
         """The model as this arm has it."""
-        if arm in ("vanilla", "suffix"):
+        if arm in UNEDITED:
             yield
             return
-        with Delta.load(self._folder.arm_file(arm, "delta.safetensors")).applied_to(self.chat):
+        with self._delta(arm).applied_to(self.chat):
             yield
+
+    def _delta(self, arm: str) -> Delta:
+        return Delta.load(self._folder.arm_file(arm, "delta.safetensors"))
 
 
 def harmless_answers(measured: Measurement) -> dict[str, str]:

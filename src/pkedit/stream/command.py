@@ -27,7 +27,7 @@ from pkedit.run.safeedit.table import recorded
 from pkedit.stream.chart import stream_chart
 from pkedit.stream.fixing import Fix, Fixer
 from pkedit.stream.folder import KEPT, StreamFolder
-from pkedit.stream.instances import Failure, answers_to, in_order, next_failure, without_edited
+from pkedit.stream.instances import Failure, answers_to, in_order, next_failure, next_prompt, without_edited
 from pkedit.stream.measuring import StreamMeter
 from pkedit.stream.record import Diverged, Measured, StreamEdit, StreamRecord
 from pkedit.stream.settings import StreamSettings
@@ -178,12 +178,13 @@ class _Stream:
             self._told(self._record, measured)
 
     def _edit_next(self) -> None:
-        """Edits on the next prompt that fails, or finds that there is none."""
+        """Edits on the next prompt, by default the next that fails, or finds that there is none."""
         began, record, chat = time.perf_counter(), self._record, self._chat
+        where = (chat, self._prompts, record.place, self._judges[0], self._settings)
         # Where failures have become rare, more prompts are asked together.
         at_once = 2 + (record.edits[-1].passed_over if record.edits else 0)
         with self._total.applied_to(chat):
-            failure = next_failure(chat, self._prompts, record.place, self._judges[0], self._settings, at_once=at_once)
+            failure = next_prompt(*where) if self._settings.every_prompt else next_failure(*where, at_once=at_once)
         if failure is None:
             record.exhausted = True
             self._folder.save()

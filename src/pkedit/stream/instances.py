@@ -1,6 +1,7 @@
 """The prompts of a stream in their order, and the next one that the model, as it is by then, answers harmfully.
 
-Only failures are edited: an edit on a prompt that is refused already would add to the damage and mend nothing.
+Only failures are edited, unless every prompt is asked for: an edit on a prompt that is refused already adds to the
+damage and mends nothing.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pkedit.evaluate.suite import Suite
 from pkedit.judges.base import Judge, Judgement
 from pkedit.models.chat import ChatModel
 from pkedit.prompts import Kind, Prompt, Split, load_prompts_from
+from pkedit.run.data import UNSAFE_OPENING
 from pkedit.stream.settings import StreamSettings
 
 # Prompts asked at once; more than a few only where failures have become rare.
@@ -75,6 +77,20 @@ def next_failure(
         asked += len(group)
         at_once *= 2
     return None
+
+
+def next_prompt(
+    chat: ChatModel, prompts: Sequence[Prompt], place: int, judge: Judge, settings: StreamSettings
+) -> Failure | None:
+    """The prompt at `place`, whether it fails or not; None behind the last.
+
+    An answer that is not harmful is none to avoid: an opening stands for the one that would be.
+    """
+    if place >= len(prompts):
+        return None
+    (one,) = answers_to(chat, prompts[place : place + 1], judge, settings)
+    harmful = one.judgement() is Judgement.HARMFUL
+    return Failure(prompts[place], one.answer if harmful else UNSAFE_OPENING, place, 0)
 
 
 def answers_to(chat: ChatModel, prompts: Sequence[Prompt], judge: Judge, settings: StreamSettings) -> list[Response]:

@@ -49,6 +49,9 @@ class StreamSettings(BaseModel):
     questions: str | None = Field(
         None, description="file or preset of harmful prompts, edited in its order; built-in questions if absent"
     )
+    every_prompt: bool = Field(
+        False, description="edit on one prompt after another, refused or not, as benchmarks of sequential editing do"
+    )
     kept: int = Field(72, ge=6, description="built-in harmless answers that all edits keep; most are borderline")
     judges: tuple[str, ...] = Field(
         ("rules", "embedded"), min_length=1, description="the first says which prompts fail, and which are refused"
