@@ -179,9 +179,34 @@ def _table(
         list[Path],
         typer.Argument(help="Run folders that were asked the same prompts.", autocompletion=run_folders),
     ],
+    over_seeds: Annotated[
+        bool,
+        typer.Option(
+            "--over-seeds",
+            help="The folders are runs with other seeds and otherwise alike: print means over them, and differences of "
+            "arms run by run.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print the arms of several runs in one table: an edited model beside closed ones."""
+    if over_seeds:
+        from pkedit.run.over_seeds import over_seeds as means_of
+        from pkedit.run.over_seeds import print_over_seeds
+
+        found = means_of(folders)
+        if as_json:
+            print_json(
+                {
+                    "folders": folders,
+                    "seeds": found.seeds,
+                    "metrics": found.merged.metrics,
+                    "differences": found.differences,
+                }
+            )
+        else:
+            print_over_seeds(found, results())
+        return
     from pkedit.run.side_by_side import print_side_by_side, side_by_side
 
     merged = side_by_side(folders)
