@@ -62,11 +62,17 @@ class GreedyGenerator:
         """
         if not self._reuse:
             return self._answer_by_length(prompts, max_new_tokens, advance)
-        own = self._read(prompts, advance)
+        own, begins = self._read(prompts, advance)
         with large_blocks_apart():
             layers, mask = side_by_side(
-                self._beginning, own, room=max_new_tokens, forget=True, padding_first=has_window(self._model)
+                self._beginning,
+                own,
+                stems=begins,
+                room=max_new_tokens,
+                forget=True,
+                padding_first=has_window(self._model),
             )
+        del own, begins
         mask = mask.to(self._model.get_input_embeddings().weight.device)
         read = mask.shape[1]
         # Of the tokens that were read already, generate() only counts the number.
@@ -112,8 +118,8 @@ class GreedyGenerator:
         )
         return generated[:, ids.shape[1] :]
 
-    def _read(self, prompts: Sequence[Sequence[int]], advance: Advance) -> list[Keys]:
-        """Keys and values of each prompt behind what is shared, without its last token.
+    def _read(self, prompts: Sequence[Sequence[int]], advance: Advance) -> tuple[list[Keys], list[Keys | None]]:
+        """Keys and values of each prompt without its last token, behind what is shared and its stem, and its stem's.
 
         What several prompts begin with is read once, and the layers that have read these prompts before do not run.
         """
@@ -123,31 +129,30 @@ class GreedyGenerator:
         begins = {number: stem.tokens for number, stem in enumerate(found)}
         of = {member: number for number, stem in enumerate(found) for member in stem.members}
         lengths = [len(begins[of[index]]) if index in of else 0 for index in range(len(own))]
+        behind = {index: ids[length:] for index, (ids, length) in enumerate(zip(own, lengths, strict=True))}
         # Two sequences that end alike may begin differently, so all tokens are the name, and where they were cut.
         shared = tuple(prompts[0][: self._shared])
-        named = {number: (self._shared, 0, shared, tuple(begin)) for number, begin in begins.items()}
         read_of_stems = read_stems(
-            self._model, begins, self._beginning, tokens=READ_TOKENS, remembered=self._remembered(named)
+            self._model,
+            begins,
+            self._beginning,
+            tokens=READ_TOKENS,
+            remembered=self._remembered({number: (shared, 0, tuple(begin)) for number, begin in begins.items()}),
         )
         reading = passes(
             self._model,
-            {index: ids[length:] for index, (ids, length) in enumerate(zip(own, lengths, strict=True))},
+            behind,
             self._beginning,
             {index: read_of_stems[number] for index, number in of.items()},
             tokens=READ_TOKENS,
-            remembered=self._remembered(
-                {
-                    index: (self._shared, length, shared, tuple(ids))
-                    for index, (ids, length) in enumerate(zip(own, lengths, strict=True))
-                }
-            ),
+            remembered=self._remembered({n: (shared, lengths[n], tuple(ids)) for n, ids in enumerate(own)}),
         )
         read: dict[int, Keys] = {}
         for one in reading:
-            for row, index in enumerate(one.rows):
-                read[index] = one.copied(row, len(own[index]) - lengths[index], stem=lengths[index])
+            read |= {index: one.copied(row, len(behind[index])) for row, index in enumerate(one.rows)}
             advance(READING * len(read) / len(prompts))
-        return [read[index] for index in range(len(prompts))]
+        order = range(len(prompts))
+        return [read[index] for index in order], [read_of_stems[of[index]] if index in of else None for index in order]
 
     def _remembered(self, names: Mapping[int, Hashable]) -> Remembered | None:
         return None if self._unchanged is None else Remembered(self._unchanged, names)

@@ -40,21 +40,17 @@ class Pass:
     start: int
     known: tuple[Known, ...] = ()
 
-    def keys(self, row: int, tokens: int, *, stem: int = 0, from_layer: int = 0) -> Keys:
-        """Views of the first so many tokens of the row at this place in `rows`, and of so many of its stem.
-
-        Of layers that did not run it has to be all of them, and a stem stands before them in a copy.
-        """
-        behind = slice(self.start - stem, self.start + tokens)
+    def keys(self, row: int, tokens: int, *, from_layer: int = 0) -> Keys:
+        """Views of the first so many tokens of the row at this place in `rows`; where layers did not run, all of it."""
         lowest = self.known[row].keys if self.known else []
-        ran = taken(self.cache, row, behind, from_layer=len(lowest))
-        if lowest and stem:
-            lowest = _joined(taken(self.cache, row, slice(behind.start, self.start)), lowest)
+        ran = taken(self.cache, row, slice(self.start, self.start + tokens), from_layer=len(lowest))
         return [*lowest, *ran][from_layer:]
 
-    def copied(self, row: int, tokens: int, *, stem: int = 0) -> Keys:
-        """The same as copies, so that the pass can be forgotten."""
-        return [(keys.clone(), values.clone()) for keys, values in self.keys(row, tokens, stem=stem)]
+    def copied(self, row: int, tokens: int) -> Keys:
+        """The same as copies, so that the pass can be forgotten; what is remembered anyway is not copied."""
+        skipped = len(self.known[row].keys) if self.known else 0
+        own = self.keys(row, tokens)
+        return [*own[:skipped], *((keys.clone(), values.clone()) for keys, values in own[skipped:])]
 
 
 def passes(
@@ -148,14 +144,6 @@ def _pass(
         if seen:
             layers.remember(name, one.keys(row, len(own[index])), seen[0][row, : len(own[index])])
     return one
-
-
-def _joined(first: Keys, second: Keys) -> Keys:
-    """Layer by layer one behind the other, as long as both have layers."""
-    return [
-        (torch.cat([keys, more_keys], dim=-2), torch.cat([values, more_values], dim=-2))
-        for (keys, values), (more_keys, more_values) in zip(first, second, strict=False)
-    ]
 
 
 def _padded(model: Any, own: Mapping[int, Sequence[int]], group: Sequence[int]) -> Tensor:
