@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pkedit.models.keys import Keys, has_window, read_beginning, roomy, side_by_side
-from pkedit.models.memory import large_blocks_apart
+from pkedit.models.memory import give_back_freed_memory, large_blocks_apart
 from pkedit.models.reading import Remembered, passes, read_stems
 from pkedit.models.sequences import shared_beginning, stems
 from pkedit.models.unchanged import UnchangedLayers
@@ -73,6 +73,8 @@ class GreedyGenerator:
                 padding_first=has_window(self._model),
             )
         del own, begins
+        # What reading needed is of no use to writing: small blocks among what lives on, which nothing else fits into.
+        give_back_freed_memory()
         mask = mask.to(self._model.get_input_embeddings().weight.device)
         read = mask.shape[1]
         # Of the tokens that were read already, generate() only counts the number.

@@ -68,7 +68,7 @@ def _c_library() -> ctypes.CDLL | None:
 
 
 def give_back_freed_memory() -> None:
-    """Returns what is freed to the system: the next stage needs tensors of other sizes."""
+    """Returns what is freed to the system: what comes next needs tensors of other sizes."""
     library = _c_library()
     if library is not None:
         library.malloc_trim(0)
