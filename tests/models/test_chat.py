@@ -157,6 +157,17 @@ def test_layers_below_a_change_run_once_behind_beginnings_that_prompts_share_too
     assert ran[0] < 40
 
 
+def test_where_the_room_for_remembered_prompts_is_full_the_others_are_read_as_ever(llama: ChatModel) -> None:
+    known = UnchangedLayers(llama.blocks, 1)
+    llama.generate(TEXTS[1:2], max_new_tokens=1, unchanged=known)
+    ((one,),) = [list(known._known.values())]
+    size = one.states.nbytes + sum(part.nbytes for layer in one.keys for part in layer)
+    few = UnchangedLayers(llama.blocks, 1, limit=2 * size)
+    original = llama.generate(TEXTS, max_new_tokens=6, unchanged=few)
+    assert 0 < len(few._known) < len(TEXTS)
+    assert llama.generate(TEXTS, max_new_tokens=6, unchanged=few) == original
+
+
 def test_saved_sampling_defaults_do_not_make_answers_random(llama: ChatModel) -> None:
     greedy = llama.generate(TEXTS, max_new_tokens=8)
     llama.model.generation_config.update(do_sample=True, temperature=5.0, top_k=0)

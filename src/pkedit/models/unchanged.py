@@ -3,10 +3,12 @@
 from collections.abc import Generator, Hashable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from pkedit.models import budgets
 from pkedit.models.cut import Cut
 from pkedit.models.keys import Keys
 
@@ -22,12 +24,14 @@ class Known:
 class UnchangedLayers:
     """Remembers, sequence by sequence, what the first `layers` layers of a model gave.
 
-    For prompts that are read again and again while only later layers change.
+    For prompts that are read again and again while only later layers change. Where `limit` bytes are full, further
+    sequences are read as ever.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], layers: int) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], layers: int, *, limit: int = budgets.REMEMBERED_BYTES) -> None:
         self._cut = Cut(blocks[:layers])
         self._known: dict[Hashable, Known] = {}
+        self._left = limit
 
     @property
     def layers(self) -> int:
@@ -41,9 +45,11 @@ class UnchangedLayers:
 
     def remember(self, name: Hashable, keys: Keys, states: Tensor) -> None:
         """Keeps copies. `keys` of the lowest layers at least, and the states that left them, of the same tokens."""
-        if self.layers:
-            lowest = [(key.clone(), value.clone()) for key, value in keys[: self.layers]]
-            self._known[name] = Known(lowest, states.clone())
+        lowest = keys[: self.layers]
+        size = sum(part.nbytes for part in (states, *chain.from_iterable(lowest)))
+        if lowest and name not in self._known and size <= self._left:
+            self._left -= size
+            self._known[name] = Known([(key.clone(), value.clone()) for key, value in lowest], states.clone())
 
     @contextmanager
     def recorded(self) -> Generator[list[Tensor]]:

@@ -219,11 +219,15 @@ class _Counter:
         return StageCost(f"edit {arm}", work, Work(), memory, self._copies)
 
     def measure(self, arm: str) -> StageCost:
-        """Answers to the whole suite, and harmless answers read for the drift, all in the weights' own format."""
+        """Answers to the whole suite, and harmless answers read for the drift, all in the weights' own format.
+
+        Layers below all edits have read the same for the model as it is.
+        """
         options, asked, shape = self._settings.evaluate, self._asked, self._shape
+        reading = None if arm in ("vanilla", "suffix") else self._upper(self._settings.locate.first_layer)
         more = len(REFUSAL_SUFFIX) / CHARACTERS_PER_TOKEN if arm == "suffix" else 0.0
         suite = [own + more for own in asked.suite]
-        work = self._answers(suite, options.max_new_tokens, self._plain)
+        work = self._answers(suite, options.max_new_tokens, self._plain, reading=reading)
         if arm != "suffix":
             length = SHARED_TOKENS + mean(asked.harmless) + options.max_new_tokens
             count = len(asked.harmless)
@@ -233,6 +237,7 @@ class _Counter:
                 tokens=count * length,
                 context=length / 2,
                 passes=math.ceil(count * length / READ_TOKENS),
+                layers=reading,
                 logits=count * options.max_new_tokens * (1 if arm == "vanilla" else 2),
             )
         memory = self._answering_memory(suite, options.max_new_tokens, self._plain)
