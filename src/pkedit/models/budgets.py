@@ -13,7 +13,7 @@ TRACED_TOKENS = {"cpu": 1, "cuda": 1.25}
 # Places for prompts and answers side by side while answers are written, padding included: each takes memory for its
 # keys and values in every layer, 46 kB with the embedded model, 131 kB with Llama 3 8B in bfloat16.
 WRITTEN_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 17}
-# Bytes of what the layers below an edit gave for prompts, kept while the edit is tried or measured. The 370 prompts of a
+# Bytes of what layers below an edit gave for prompts, kept while the edit is tried or measured. The 370 prompts of a
 # run take half of it with the embedded model; a large model that would take more does not run out of memory for it.
 REMEMBERED_BYTES = 1 << 30
 
