@@ -21,6 +21,8 @@ TOKENS = 8
 CLOSE, COARSE = 1e-3, 0.03
 # The same where inputs are quantised too, as with 8 bits.
 QUANTISED = 0.1
+# And over all logits, where a share of 0.2 was seen; where vectors are taken for others', it is 1 and more.
+ROUNDED = 0.4
 
 Again = Callable[[], Any]
 
@@ -127,7 +129,13 @@ def _check_write(model: Any, site: MlpSite, ids: Tensor, plain: Tensor) -> None:
     change = (plain - silenced).abs().max()
     if not change > 0:
         raise ModelLoadError(f"{site.name}: silencing half of the neurons did not change the logits")
-    if not torch.allclose(silenced, ablated, atol=float(change) * 0.05):
+    if site.quantised:
+        # Some formats round what a module reads too, in steps of its largest activation, which silencing changes: single
+        # logits differ then. Were the vectors others', the difference would be as large as the change.
+        agree = bool((silenced - ablated).norm() <= ROUNDED * (plain - silenced).norm())
+    else:
+        agree = torch.allclose(silenced, ablated, atol=float(change) * 0.05)
+    if not agree:
         raise ModelLoadError(f"{site.name}: zeroing write vectors differs from silencing their neurons")
 
 
