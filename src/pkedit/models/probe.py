@@ -130,7 +130,7 @@ def _check_write(model: Any, site: MlpSite, ids: Tensor, plain: Tensor) -> None:
     if not change > 0:
         raise ModelLoadError(f"{site.name}: silencing half of the neurons did not change the logits")
     if site.quantised:
-        # Some formats round what a module reads too, in steps of its largest activation, which silencing changes: single
+        # Some formats round what a module reads, in steps of its largest activation, which silencing changes: single
         # logits differ then. Were the vectors others', the difference would be as large as the change.
         agree = bool((silenced - ablated).norm() <= ROUNDED * (plain - silenced).norm())
     else:
