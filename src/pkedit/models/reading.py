@@ -140,9 +140,10 @@ def _pass(
             return Pass(tuple(group), run(), cache, start, tuple(known))
     with layers.recorded() as seen:
         one = Pass(tuple(group), run(), cache, start)
-    for row, (name, index) in enumerate(zip(names, group, strict=True)):
-        if seen:
-            layers.remember(name, one.keys(row, len(own[index])), seen[0][row, : len(own[index])])
+    # None leave where no layer is below the edit.
+    for states in seen:
+        for row, (name, index) in enumerate(zip(names, group, strict=True)):
+            layers.remember(name, one.keys(row, len(own[index])), states[row, : len(own[index])])
     return one
 
 

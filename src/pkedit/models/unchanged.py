@@ -1,7 +1,7 @@
 """What the layers below an edit gave for a prompt, so that they need not run again under another strength of it."""
 
-from collections.abc import Generator, Hashable, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -33,11 +33,6 @@ class UnchangedLayers:
         self._known: dict[Hashable, Known] = {}
         self._left = limit
 
-    @property
-    def layers(self) -> int:
-        """How many are remembered."""
-        return len(self._cut.below)
-
     def known(self, names: Sequence[Hashable]) -> list[Known] | None:
         """What is known of these sequences; None unless it is known of all."""
         found = [self._known[name] for name in names if name in self._known]
@@ -45,20 +40,16 @@ class UnchangedLayers:
 
     def remember(self, name: Hashable, keys: Keys, states: Tensor) -> None:
         """Keeps copies. `keys` of the lowest layers at least, and the states that left them, of the same tokens."""
-        lowest = keys[: self.layers]
+        lowest = keys[: len(self._cut.below)]
         size = sum(part.nbytes for part in (states, *chain.from_iterable(lowest)))
         if lowest and name not in self._known and size <= self._left:
             self._left -= size
             self._known[name] = Known([(key.clone(), value.clone()) for key, value in lowest], states.clone())
 
-    @contextmanager
-    def recorded(self) -> Generator[list[Tensor]]:
+    def recorded(self) -> AbstractContextManager[list[Tensor]]:
         """A list that receives the states which leave the lowest layers, one entry for each pass."""
-        with self._cut.recorded() as seen:
-            yield seen
+        return self._cut.recorded()
 
-    @contextmanager
-    def skipped(self, known: Sequence[Known]) -> Generator[None]:
+    def skipped(self, known: Sequence[Known]) -> AbstractContextManager[None]:
         """Passes over these sequences, padded on the right, made inside begin behind the lowest layers."""
-        with self._cut.entered(torch.nn.utils.rnn.pad_sequence([one.states for one in known], batch_first=True)):
-            yield
+        return self._cut.entered(torch.nn.utils.rnn.pad_sequence([one.states for one in known], batch_first=True))
