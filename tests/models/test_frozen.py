@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from pkedit.edit.detector import where_answers_begin
+from pkedit.edit.editor import edit
 from pkedit.edit.hooked import HookedDelta
 from pkedit.models.batches import AnswerBatch, Dialogue, dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
 from pkedit.models.prefix import PrefixCache
+from pkedit.models.read_prompts import ReadPrompts
+from pkedit.settings import EditSettings
 from tiny import (
     PLAIN_FAMILIES,
     SYSTEM_TEMPLATE,
@@ -21,6 +24,7 @@ from tiny import (
     leftovers,
     make_chat,
     make_demonstrations,
+    make_pairs,
     make_region,
 )
 
@@ -29,12 +33,18 @@ STEM = " ".join(f"w{number}" for number in range(100, 120))
 LAYERS = 3
 
 
-def prepared(chat: ChatModel, lowest_layer: int) -> tuple[FrozenPrompts, list[Dialogue]]:
+def prepared(
+    chat: ChatModel, lowest_layer: int, read: ReadPrompts | None = None
+) -> tuple[FrozenPrompts, list[Dialogue]]:
+    """Five dialogues; with `read`, answers to all prompts but the first were sampled before, and filled it."""
     # The second, third and fifth begin alike; the third and the fifth are read later, for others.
     texts = [kept.prompt.text for kept in make_demonstrations(5)]
     texts = [f"{STEM} {text}" if place in (1, 2, 4) else text for place, text in enumerate(texts)]
     dialogues = [dialogue(chat, text, kept.answer) for text, kept in zip(texts, make_demonstrations(5), strict=True)]
     assert len({len(item.prompt) for item in dialogues}) > 2
+    if read is not None:
+        chat.generate(texts[1:], max_new_tokens=1, read=read)
+        assert len(read) == 4
     frozen = FrozenPrompts(
         chat,
         dialogues,
@@ -43,6 +53,7 @@ def prepared(chat: ChatModel, lowest_layer: int) -> tuple[FrozenPrompts, list[Di
         first_weight=3.0,
         tokens_per_batch=60,
         keep_final=range(5),
+        read=read,
     )
     frozen.prepare([0, 2, 4])
     frozen.prepare([1, 2, 3])
@@ -88,11 +99,14 @@ def acting_from(chat: ChatModel, hooked: HookedDelta, first: int) -> Generator[N
 @pytest.mark.parametrize("family", PLAIN_FAMILIES)
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("lowest_layer", range(LAYERS))
-def test_without_an_edit_nothing_changes(family: str, template: str, lowest_layer: int) -> None:
+@pytest.mark.parametrize("read_before", [False, True])
+def test_without_an_edit_nothing_changes(family: str, template: str, lowest_layer: int, read_before: bool) -> None:
     chat = make_chat(family, layers=LAYERS)
     chat.tokenizer.chat_template = TEMPLATES[template]
+    read = ReadPrompts() if read_before else None
     with torch.no_grad():
-        frozen, dialogues = prepared(chat, lowest_layer)
+        frozen, dialogues = prepared(chat, lowest_layer, read)
+        assert not read
         for group in ([3, 0, 4], [1]):
             logits, batch = frozen_logits(chat, frozen, group)
             likelihood = logits.log_softmax(-1).gather(-1, batch.target.unsqueeze(-1)).squeeze(-1)
@@ -169,6 +183,36 @@ def test_each_prompt_is_read_once_and_later_only_its_answer_runs_in_the_upper_la
     for handle in handles:
         handle.remove()
     assert read == [(1, 2 * max(len(dialogues[index].answer) for index in (0, 1)))]
+
+
+def test_of_prompts_that_were_read_before_only_the_answers_run(llama: ChatModel) -> None:
+    ran: list[int] = []
+    dialogues = [dialogue(llama, text, "w8 w9") for text in ("w1", "w2 w3", f"{STEM} w4", f"{STEM} w5 w6")]
+    read = ReadPrompts()
+    llama.generate(["w2 w3", f"{STEM} w4", f"{STEM} w5 w6"], max_new_tokens=1, read=read)
+    frozen = FrozenPrompts(llama, dialogues, 1, first_tokens=1, first_weight=1.0, tokens_per_batch=200, read=read)
+    handle = llama.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: ran.append(args[0].numel()))
+    frozen.prepare([2])
+    frozen.prepare(range(4))
+    handle.remove()
+    # The last token of each prompt, and of its answer all but the last.
+    answer = len(dialogues[0].answer)
+    whole = len(dialogues[0].prompt) + answer
+    assert ran == [answer, 2 * answer, whole]
+
+
+def test_an_edit_on_prompts_that_were_read_before_is_the_same(chat: ChatModel) -> None:
+    pairs, kept = make_pairs(4), make_demonstrations(4)
+    region = make_region({1: [2, 5]})
+    settings = EditSettings(steps=3, precision="full", safe_tokens=3, seed=1)
+    expected = edit(chat, region, pairs, kept, settings).delta
+    read = ReadPrompts()
+    chat.generate([one.prompt.text for one in (*pairs, *kept)], max_new_tokens=1, read=read)
+    found = edit(chat, region, pairs, kept, settings, read=read).delta
+    assert not read
+    for part, change in expected.layers[0].change.items():
+        assert change.abs().max() > 1e-3
+        torch.testing.assert_close(found.layers[0].change[part], change, rtol=1e-3, atol=1e-5)
 
 
 def test_what_some_prompts_begin_with_is_read_once_for_them(llama: ChatModel) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from pkedit.models.hooks import entering_block
 from pkedit.models.memory import give_back_freed_memory
 from pkedit.models.precision import arithmetic, gradient_scale
 from pkedit.models.prefix import PrefixCache
+from pkedit.models.read_prompts import ReadPrompts
 from pkedit.prompts.types import ContrastPair, Demonstration, Prompt
 from pkedit.settings import EditSettings
 
@@ -64,6 +66,7 @@ def edit(
     settings: EditSettings | None = None,
     *,
     held_out: Sequence[Prompt] = (),
+    read: ReadPrompts | None = None,
     progress: Callable[[StepLosses, int], None] | None = None,
     tried: Callable[[int, Strength], None] | None = None,
 ) -> EditResult:
@@ -79,6 +82,7 @@ def edit(
         demonstrations: prompts with the answer to keep.
         settings: how.
         held_out: harmful prompts that no step sees, for choosing the edit's strength; without any it stays as trained.
+        read: prompts that were read before, by this model in the arithmetic of `settings`; they are not read again.
         progress: called after every step with its losses and the number of steps.
         tried: called with how many strengths have been tried, and the last one.
 
@@ -93,7 +97,7 @@ def edit(
     if not region.neurons:
         raise RegionError("the region has no neurons; locate one first")
     examples = make_examples(chat, pairs, demonstrations, settings)
-    delta, history = _train(chat, region, examples, settings, progress)
+    delta, history = _train(chat, region, examples, settings, read, progress)
     strength = None
     if held_out:
         give_back_freed_memory()
@@ -108,13 +112,14 @@ def _train(
     region: Region,
     examples: Sequence[Example],
     settings: EditSettings,
+    read: ReadPrompts | None,
     progress: Callable[[StepLosses, int], None] | None,
 ) -> tuple[Delta, tuple[StepLosses, ...]]:
     """δ after the last step, and the losses of every step."""
     hooked = HookedDelta(chat, region, settings.parts, relative=settings.relative_learning_rate)
     with chat.frozen(), arithmetic(chat, settings.precision, cast_once=True):
         frozen = settings.frozen_prompts and chat.cannot_reuse is None
-        cache = (FrozenPrompts if frozen else PrefixCache)(
+        cache = (partial(FrozenPrompts, read=read) if frozen else PrefixCache)(
             chat,
             [example.dialogue for example in examples],
             hooked.lowest_layer if settings.reuse_prefix else 0,

@@ -15,6 +15,7 @@ from pkedit.models.families import Family
 from pkedit.models.family import MlpSite, SiteId, blocks_of
 from pkedit.models.generation import GreedyGenerator
 from pkedit.models.head import logits_from
+from pkedit.models.read_prompts import ReadPrompts
 from pkedit.models.structure import body_of
 from pkedit.models.templates import dialogue_ids, templated_ids
 from pkedit.models.unchanged import UnchangedLayers
@@ -124,14 +125,15 @@ class ChatModel:
         max_new_tokens: int,
         batch_size: int = 64,
         unchanged: UnchangedLayers | None = None,
+        read: ReadPrompts | None = None,
         progress: Progress | None = None,
     ) -> list[str]:
         """Greedy answers to user messages or conversations, in their order; at most `max_new_tokens` tokens each.
 
         Sorted by length, so that batches hold little padding; those of long prompts are smaller (`budgets.py`). The
         batch is halved when memory runs out. With `unchanged`, layers that have read the same prompts before do not run
-        again. `progress` is called with answers done and in all, those of a batch under way by the share of it that is
-        done.
+        again; `read` receives the prompts' keys and values. `progress` is called with answers done and in all, those of
+        a batch under way by the share of it that is done.
 
         Raises:
             OutOfMemoryError: a single prompt does not fit.
@@ -143,6 +145,7 @@ class ChatModel:
             padding=self.tokenizer.pad_token_id,
             unchanged=None if self.cannot_skip else unchanged,
             reuse=self.cannot_reuse is None,
+            read=read,
         )
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         answers: dict[int, str] = {}

@@ -7,7 +7,7 @@ edit is learnt, and exact where the edit lies in the last layer.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -19,7 +19,8 @@ from pkedit.models.attention import few_queries
 from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.cut import Cut
-from pkedit.models.keys import Keys, has_window, lent, read_beginning, side_by_side, taken
+from pkedit.models.keys import Keys, has_window, lent, narrow, read_beginning, side_by_side, taken
+from pkedit.models.read_prompts import ReadPrompts
 from pkedit.models.reading import Pass, passes, read_stems
 from pkedit.models.sequences import by_length, shared_beginning, stems
 
@@ -32,7 +33,7 @@ class FrozenPrompts:
 
     For the dialogues in `keep_final` the final states at the answer tokens, [answer tokens, hidden], are kept as
     well: with the head they give back the logits of the model as it was. With `few` dialogues, most of what a pass
-    does is to read the weights, whatever the padding.
+    does is to read the weights, whatever the padding. Prompts that are in `read` are taken from there.
     """
 
     # How many tokens of a batch `final_states` runs apart, before the others.
@@ -49,8 +50,10 @@ class FrozenPrompts:
         tokens_per_batch: int,
         keep_final: Collection[int] = (),
         few: bool = False,
+        read: ReadPrompts | None = None,
     ) -> None:
         self._chat = chat
+        self._elsewhere = read
         self._few = few
         self._last: tuple[list[int], tuple[Keys, Tensor]] | None = None
         self._dialogues = list(dialogues)
@@ -74,11 +77,12 @@ class FrozenPrompts:
         missing = {index for index in indices if index not in self._keys}
         if not missing:
             return
+        self._read_beginning()
+        missing -= self._take_over(missing)
         # All dialogues of a stem are read when the first of them is: its lower layers are not kept for the others.
         begun = {self._stem_of[index] for index in missing if index in self._stem_of}
         members = {place for number in begun for place in self._stems[number].members}
         missing |= {place for place in members if place not in self._keys}
-        self._read_beginning()
         with torch.no_grad():
             self._read(sorted(missing), begun)
 
@@ -156,11 +160,8 @@ class FrozenPrompts:
         layers, mask = self._side_by_side(group)
         # Nothing is predicted from the last answer token.
         ids = batch.ids[:, :-1]
-        # Made beside the keys, which lie where their layers do; it enters the model where the tokens do.
-        mask = mask.to(ids.device)
-        read = torch.tensor([len(self._dialogues[index].prompt) - 1 for index in group], device=mask.device)
         # The skipped layers hold nothing, but the first layer's length tells the model how far it is.
-        nothing = torch.zeros(1, 1, mask.shape[1], 1, device=mask.device)
+        nothing = torch.zeros(1, 1, mask.shape[1], 1, device=ids.device)
         entering = None
         if self._cut.below:
             states = [self._entering[index][: ids.shape[1]] for index in group]
@@ -168,7 +169,15 @@ class FrozenPrompts:
         cache = DynamicCache([(nothing, nothing)] * self._lowest + layers)
         # Each layer puts its new keys behind these, in a copy: the others need not wait in memory for the end.
         del layers
-        with few_queries(self._chat.model), self._cut.entered(entering):
+        with self._cut.entered(entering):
+            return self._behind_prompts(group, ids, cache, mask)
+
+    def _behind_prompts(self, group: Sequence[int], ids: Tensor, cache: DynamicCache, mask: Tensor) -> Tensor:
+        """Final states at `ids`, [dialogues, tokens], which stand behind prompts of which `mask` says what counts."""
+        # Made beside the keys, which lie where their layers do; it enters the model where the tokens do.
+        mask = mask.to(ids.device)
+        read = torch.tensor([len(self._dialogues[index].prompt) - 1 for index in group], device=mask.device)
+        with few_queries(self._chat.model):
             final: Tensor = self._chat.body(
                 input_ids=ids,
                 attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1),
@@ -225,14 +234,47 @@ class FrozenPrompts:
                 self._keep(one, seen[-1] if seen else None)
                 seen.clear()
         for number, keys in stem_keys.items():
-            self._stem_keys[number] = narrow(keys[self._lowest :])
+            self._stem_keys[number] = [narrow(layer) for layer in keys[self._lowest :]]
+
+    @torch.no_grad()
+    def _take_over(self, indices: Collection[int]) -> set[int]:
+        """Takes what was read elsewhere of these dialogues' prompts; returns whose. Of these only the answers run."""
+        if self._elsewhere is None:
+            return set()
+        known: dict[int, Keys] = {}
+        for index in sorted(indices):
+            keys = self._elsewhere.take(self._dialogues[index].prompt, self._shared)
+            if keys is not None:
+                known[index] = keys
+        self._run_answers(known)
+        for index, keys in known.items():
+            # What it shares with others is among its own keys.
+            self._stem_of.pop(index, None)
+            self._keys[index] = keys[self._lowest :]
+        return set(known)
+
+    def _run_answers(self, known: Mapping[int, Keys]) -> None:
+        """Keeps the states of dialogues whose prompts' keys and values are known in all layers."""
+        for group in self.groups(sorted(known)):
+            ids = self.batch(group).ids[:, :-1]
+            layers, mask = side_by_side(
+                self._beginning, [known[index] for index in group], padding_first=self._padding_first
+            )
+            with self._cut.recorded() as seen:
+                final = self._behind_prompts(group, ids, DynamicCache(layers), mask)
+            for row, index in enumerate(group):
+                answer = len(self._dialogues[index].answer)
+                if seen:
+                    self._entering[index] = seen[0][row, :answer].clone()
+                if index in self._keep_final:
+                    self._final[index] = final[row, :answer].clone()
 
     def _keep(self, one: Pass, entering: Tensor | None) -> None:
         """Copies, so that the padded batch can be forgotten."""
         for row, index in enumerate(one.rows):
             item, before = self._dialogues[index], self._read_before(index)
             last = len(item.prompt) - 1
-            self._keys[index] = narrow(one.keys(row, last - before, from_layer=self._lowest))
+            self._keys[index] = [narrow(layer) for layer in one.keys(row, last - before, from_layer=self._lowest)]
             # The last answer token is never read on from.
             decisive = slice(last - before, len(item) - 1 - before)
             if entering is not None:
@@ -250,9 +292,3 @@ class FrozenPrompts:
         with self._cut.recorded() as seen:
             final: Tensor = self._chat.body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
         return final, seen[0] if seen else None
-
-
-def narrow(keys: Keys) -> Keys:
-    """Copies. In mixed precision values have the narrower format; the keys, which are multiplied in it all the same,
-    are kept in it too."""
-    return [(k.to(v.dtype, copy=True), v.clone()) for k, v in keys]

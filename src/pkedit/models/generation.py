@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pkedit.models.keys import Keys, has_window, read_beginning, roomy, side_by_side
 from pkedit.models.memory import give_back_freed_memory, large_blocks_apart
+from pkedit.models.read_prompts import ReadPrompts
 from pkedit.models.reading import Remembered, passes, read_stems
 from pkedit.models.sequences import shared_beginning, stems
 from pkedit.models.unchanged import UnchangedLayers
@@ -29,7 +30,8 @@ class GreedyGenerator:
     """Answers prompts of one model. Make it for one set of prompts and while the model stays as it is.
 
     What several prompts of a batch begin with is read once. `unchanged` remembers the lowest layers from one generator
-    to the next. Without `reuse` every prompt is read from its first token, in batches of one length.
+    to the next; `read` receives all prompts that are read. Without `reuse` every prompt is read from its first token,
+    in batches of one length.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class GreedyGenerator:
         padding: int,
         unchanged: UnchangedLayers | None = None,
         reuse: bool = True,
+        read: ReadPrompts | None = None,
     ) -> None:
         self._model = model
+        self._kept = read
         self._unchanged = unchanged
         self._padding = padding
         self._reuse = reuse
@@ -63,6 +67,9 @@ class GreedyGenerator:
         if not self._reuse:
             return self._answer_by_length(prompts, max_new_tokens, advance)
         own, begins = self._read(prompts, advance)
+        if self._kept is not None:
+            for prompt, keys, begin in zip(prompts, own, begins, strict=True):
+                self._kept.keep(prompt, self._shared, [keys] if begin is None else [begin, keys])
         with large_blocks_apart():
             layers, mask = side_by_side(
                 self._beginning,

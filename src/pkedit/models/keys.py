@@ -101,6 +101,13 @@ def side_by_side(
     return layers, mask
 
 
+def narrow(layer: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Copies. In mixed precision values have the narrower format; the keys, which are multiplied in it all the same,
+    are kept in it too."""
+    keys, values = layer
+    return keys.to(values.dtype, copy=True), values.clone()
+
+
 def roomy(layers: Keys, filled: int) -> DynamicCache:
     """A cache over `layers`, [rows, heads, tokens, width], of which `filled` tokens count and the others are room."""
     cache = DynamicCache()

@@ -11,6 +11,7 @@ from pkedit.judges.base import Judgement
 from pkedit.judges.rules import RuleJudge
 from pkedit.models.chat import ChatModel, Progress
 from pkedit.models.precision import arithmetic
+from pkedit.models.read_prompts import ReadPrompts
 from pkedit.prompts import (
     Attack,
     Columns,
@@ -145,12 +146,17 @@ def _in_contexts(
 
 
 def sample_targets(
-    chat: ChatModel, prompts: EditPrompts, settings: RunSettings, progress: Progress | None = None
+    chat: ChatModel,
+    prompts: EditPrompts,
+    settings: RunSettings,
+    progress: Progress | None = None,
+    *,
+    read: ReadPrompts | None = None,
 ) -> tuple[list[ContrastPair], list[Demonstration]]:
     """The model's own answers: to harmful prompts as unsafe targets, to safe prompts as answers to keep.
 
     An answer that the rule judge does not call harmful is no unsafe target: the generic opening replaces it.
-    Empty answers to safe prompts are left out.
+    Empty answers to safe prompts are left out. `read` receives the prompts that were read for it.
     """
     traced = prompts.harmful[: settings.locate.pairs]
     also_traced = prompts.safe[: settings.locate.demonstrations]
@@ -162,6 +168,7 @@ def sample_targets(
             [prompt.conversation for prompt in asked],
             max_new_tokens=tokens,
             batch_size=settings.evaluate.batch_size,
+            read=read,
             progress=None if progress is None else lambda done, _: progress(before + done, total),
         )
 

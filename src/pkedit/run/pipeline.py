@@ -16,6 +16,7 @@ from pkedit.locate.region import Region, random_region
 from pkedit.models.batches import kept_dialogues
 from pkedit.models.chat import ChatModel
 from pkedit.models.precision import arithmetic
+from pkedit.models.read_prompts import ReadPrompts
 from pkedit.models.remote_endpoint import is_remote
 from pkedit.observer import Observer, Silent
 from pkedit.prompts import ContrastPair, Demonstration
@@ -29,6 +30,8 @@ from pkedit.run.stored import read_means, write_means
 from pkedit.settings import ARMS, RunSettings
 
 Until = Literal["locate", "edit", "measure"]
+# The arms whose edit is trained on a region, on prompts that stay as the unedited model read them.
+ON_A_REGION = {"random", "pke"}
 
 
 def run(
@@ -67,6 +70,8 @@ class _Pipeline(Measuring):
     def __init__(self, folder: RunFolder, settings: RunSettings, observer: Observer, chat: ChatModel | None) -> None:
         super().__init__(folder, settings, observer, chat)
         self._kept: list[Demonstration] = []
+        # From sampling to the first edit that freezes its prompts.
+        self._read: ReadPrompts | None = None
 
     def through(self, until: Until) -> RunRecord:
         """All stages up to `until`."""
@@ -74,13 +79,14 @@ class _Pipeline(Measuring):
             self.check()
         self._sample()
         wanted = [arm for arm in ARMS if arm in self._settings.arms]
-        if until == "locate" or {"pke", "random"} & set(wanted):
+        if until == "locate" or ON_A_REGION & set(wanted):
             self._locate()
             self._check_region()
         if until in ("edit", "measure"):
             for arm in wanted:
                 if arm not in ("vanilla", "suffix"):
                     self._edit(arm)
+            self._read = None
             if "pke" in wanted:
                 self._explain()
         if until == "measure":
@@ -93,8 +99,10 @@ class _Pipeline(Measuring):
         prompts = edit_prompts(self._splits, self._settings)
         if not self._folder.finished("sample"):
             chat = self.chat
+            if ON_A_REGION & set(self._settings.arms) and self._settings.edit.frozen_prompts:
+                self._read = ReadPrompts()
             with self.stage("sample"):
-                pairs, kept = sample_targets(chat, prompts, self._settings, self._observer.step)
+                pairs, kept = sample_targets(chat, prompts, self._settings, self._observer.step, read=self._read)
                 self._folder.write_lines(path, target_rows(pairs, kept))
         try:
             self._pairs, self._kept = read_targets(self._folder.read_lines(path), prompts)
@@ -156,7 +164,7 @@ class _Pipeline(Measuring):
             pairs = self._pairs
             if arm == "dinm" and self._settings.dinm_as_released:
                 pairs = [_with_suffix(pair) for pair in pairs]
-            held_out = held_out_prompts(self._splits) if arm in ("pke", "random") else ()
+            held_out, read = (held_out_prompts(self._splits), self._read) if arm in ON_A_REGION else ((), None)
             result = edit(
                 chat,
                 region,
@@ -164,6 +172,7 @@ class _Pipeline(Measuring):
                 self._kept,
                 settings,
                 held_out=held_out,
+                read=read,
                 progress=self._report_losses,
                 tried=self._report_strength,
             )
