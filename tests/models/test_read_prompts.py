@@ -1,5 +1,10 @@
 """What was read is handed over once, and takes no more memory than it may."""
 
+import errno
+import tempfile
+from typing import Any
+
+import pytest
 import torch
 
 from pkedit.models.chat import ChatModel
@@ -15,18 +20,21 @@ def keys(tokens: int, *, value: float = 0.0) -> Keys:
 def test_a_prompt_is_handed_over_once() -> None:
     read = ReadPrompts()
     read.keep([1, 2, 3], 1, [keys(1)])
-    assert read.take([1, 2, 4], 1) is None
-    assert read.take([1, 2, 3], 0) is None
+    assert read.knows([1, 2, 3], 1)
+    assert not read.knows([1, 2, 4], 1)
+    assert not read.knows([1, 2, 3], 0)
     assert len(read) == 1
-    assert read.take([1, 2, 3], 1) is not None
-    assert read.take([1, 2, 3], 1) is None
+    read.take([1, 2, 3], 1)
+    assert not read.knows([1, 2, 3], 1)
+    with pytest.raises(KeyError):
+        read.take([1, 2, 3], 1)
 
 
 def test_the_pieces_of_a_prompt_are_joined_in_their_order() -> None:
     read = ReadPrompts()
+    read.keep([9, 9], 0, [keys(1, value=3.0)])
     read.keep([1, 2, 3, 4], 0, [keys(2, value=1.0), keys(1, value=2.0)])
     found = read.take([1, 2, 3, 4], 0)
-    assert found is not None
     assert len(found) == 2
     for layer in found:
         for part in layer:
@@ -39,7 +47,6 @@ def test_copies_are_kept_in_the_narrower_format() -> None:
     read.keep([1, 2, 3, 4], 0, [mixed])
     mixed[0][1].fill_(7.0)
     found = read.take([1, 2, 3, 4], 0)
-    assert found is not None
     assert {part.dtype for layer in found for part in layer} == {torch.bfloat16}
     assert float(found[0][1].max()) == 0.0
 
@@ -49,13 +56,43 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
     read.keep([1, 2, 3], 0, [keys(2)])
     read.keep([4, 5, 6], 0, [keys(2)])
     read.keep([7, 8], 0, [keys(1)])
-    assert read.take([4, 5, 6], 0) is None
-    assert read.take([7, 8], 0) is not None
+    assert not read.knows([4, 5, 6], 0)
+    assert read.knows([7, 8], 0)
+
+
+class FullDisk:
+    """A file that has room for so many bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file, self._room = file, room
+
+    def seek(self, place: int) -> None:
+        self._file.seek(place)
+
+    def write(self, content: bytes) -> int:
+        if not self._room:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        written: int = self._file.write(content[: self._room])
+        self._room -= written
+        return written
+
+    def readinto(self, content: bytearray) -> None:
+        self._file.readinto(content)
+
+
+@pytest.mark.parametrize("room", [64, 80])
+def test_where_the_disk_is_full_the_rest_is_not_kept(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: FullDisk(whole(**options), room))
+    read = ReadPrompts()
+    for prompt in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):
+        read.keep(prompt, 0, [keys(2, value=5.0)])
+    assert len(read) == 1
+    assert float(read.take([1, 2, 3], 0)[1][1].min()) == 5.0
 
 
 def test_what_is_kept_can_be_part_of_a_gradient(llama: ChatModel) -> None:
     read = ReadPrompts()
     llama.generate(["w1 w2", "w3"], max_new_tokens=1, read=read)
     found = read.take(llama.prompt_ids("w1 w2"), 0)
-    assert found is not None
     assert not any(part.is_inference() for layer in found for part in layer)

@@ -7,7 +7,7 @@ edit is learnt, and exact where the edit lies in the last layer.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -239,35 +239,33 @@ class FrozenPrompts:
     @torch.no_grad()
     def _take_over(self, indices: Collection[int]) -> set[int]:
         """Takes what was read elsewhere of these dialogues' prompts; returns whose. Of these only the answers run."""
-        if self._elsewhere is None:
+        elsewhere = self._elsewhere
+        if elsewhere is None:
             return set()
-        known: dict[int, Keys] = {}
-        for index in sorted(indices):
-            keys = self._elsewhere.take(self._dialogues[index].prompt, self._shared)
-            if keys is not None:
-                known[index] = keys
-        self._run_answers(known)
-        for index, keys in known.items():
-            # What it shares with others is among its own keys.
-            self._stem_of.pop(index, None)
-            self._keys[index] = keys[self._lowest :]
-        return set(known)
+        # A prompt is handed over once, whatever the number of its dialogues.
+        known = {self._dialogues[index].prompt: index for index in sorted(indices, reverse=True)}
+        found = sorted(index for prompt, index in known.items() if elsewhere.knows(prompt, self._shared))
+        for group in self.groups(found):
+            keys = [elsewhere.take(self._dialogues[index].prompt, self._shared) for index in group]
+            self._run_answers(group, keys)
+            for index, own in zip(group, keys, strict=True):
+                # What it shares with others is among its own keys.
+                self._stem_of.pop(index, None)
+                self._keys[index] = [narrow(layer) for layer in own[self._lowest :]]
+        return set(found)
 
-    def _run_answers(self, known: Mapping[int, Keys]) -> None:
+    def _run_answers(self, group: Sequence[int], keys: Sequence[Keys]) -> None:
         """Keeps the states of dialogues whose prompts' keys and values are known in all layers."""
-        for group in self.groups(sorted(known)):
-            ids = self.batch(group).ids[:, :-1]
-            layers, mask = side_by_side(
-                self._beginning, [known[index] for index in group], padding_first=self._padding_first
-            )
-            with self._cut.recorded() as seen:
-                final = self._behind_prompts(group, ids, DynamicCache(layers), mask)
-            for row, index in enumerate(group):
-                answer = len(self._dialogues[index].answer)
-                if seen:
-                    self._entering[index] = seen[0][row, :answer].clone()
-                if index in self._keep_final:
-                    self._final[index] = final[row, :answer].clone()
+        ids = self.batch(group).ids[:, :-1]
+        layers, mask = side_by_side(self._beginning, keys, padding_first=self._padding_first)
+        with self._cut.recorded() as seen:
+            final = self._behind_prompts(group, ids, DynamicCache(layers), mask)
+        for row, index in enumerate(group):
+            answer = len(self._dialogues[index].answer)
+            if seen:
+                self._entering[index] = seen[0][row, :answer].clone()
+            if index in self._keep_final:
+                self._final[index] = final[row, :answer].clone()
 
     def _keep(self, one: Pass, entering: Tensor | None) -> None:
         """Copies, so that the padded batch can be forgotten."""

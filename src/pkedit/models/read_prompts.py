@@ -1,30 +1,44 @@
 """Prompts that were read once and are wanted again: an edit learns from those that answers were sampled to."""
 
+import tempfile
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import dataclass
+from math import prod
 
 import torch
+from torch import Tensor
 
 from pkedit.models import budgets
 from pkedit.models.keys import Keys, narrow
 
 
+@dataclass(frozen=True)
+class _Written:
+    """Where the tensors of a prompt stand in the file, one behind the other, and what each of them is."""
+
+    offset: int
+    tensors: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+
+
 class ReadPrompts:
     """Keys and values of prompts without their last token, behind what all of them begin with; up to `limit` bytes.
 
-    Only for a model that stays as it is, in one arithmetic. Each prompt is handed over once: who takes it holds it.
+    Only for a model that stays as it is, in one arithmetic. They wait in a temporary file that nobody else can open and
+    that is gone with the process: what runs in between needs the memory. Each prompt is handed over once.
     """
 
     def __init__(self, *, limit: int = budgets.REMEMBERED_BYTES) -> None:
-        self._keys: dict[tuple[int, tuple[int, ...]], Keys] = {}
-        self._left = limit
+        # Closed when this object goes, which is when nobody wants the rest.
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._written: dict[tuple[int, tuple[int, ...]], _Written] = {}
+        self._end, self._limit = 0, limit
 
     def __len__(self) -> int:
         """How many prompts are waiting to be taken."""
-        return len(self._keys)
+        return len(self._written)
 
     def keep(self, prompt: Sequence[int], shared: int, parts: Sequence[Keys]) -> None:
-        """Keeps a copy.
+        """Writes a copy; nothing where there is no more room, on the disk too.
 
         Args:
             prompt: all tokens of the prompt.
@@ -32,21 +46,46 @@ class ReadPrompts:
             parts: keys and values of what follows, piece by piece, up to the last token but one.
         """
         name = (shared, tuple(prompt))
-        # Outside of inference mode, or no gradient could pass through what is computed from them.
-        with torch.inference_mode(False):
-            # One by one, for a joined copy of all layers would be in memory beside the narrow one.
-            keys = [narrow(_joined(layers)) for layers in zip(*parts, strict=True)]
-        size = sum(part.nbytes for part in chain.from_iterable(keys))
-        if name not in self._keys and size <= self._left:
-            self._left -= size
-            self._keys[name] = keys
+        tensors = [part for layers in zip(*parts, strict=True) for part in narrow(_joined(layers))]
+        content = b"".join(part.contiguous().view(torch.uint8).cpu().numpy().tobytes() for part in tensors)
+        if name in self._written or self._end + len(content) > self._limit:
+            return
+        self._file.seek(self._end)
+        try:
+            written = self._file.write(content)
+        except OSError:
+            written = 0
+        if written < len(content):
+            # The disk is full: what is missing is read again.
+            self._limit = self._end
+            return
+        self._written[name] = _Written(self._end, tuple((part.shape, part.dtype, part.device) for part in tensors))
+        self._end += len(content)
 
-    def take(self, prompt: Sequence[int], shared: int) -> Keys | None:
-        """Hands over what is known of this prompt behind its first `shared` tokens; None if nothing is."""
-        return self._keys.pop((shared, tuple(prompt)), None)
+    def knows(self, prompt: Sequence[int], shared: int) -> bool:
+        """Whether this prompt is waiting, behind its first `shared` tokens."""
+        return (shared, tuple(prompt)) in self._written
+
+    def take(self, prompt: Sequence[int], shared: int) -> Keys:
+        """Hands over keys and values of a prompt that is waiting.
+
+        Raises:
+            KeyError: it is not.
+        """
+        place = self._written.pop((shared, tuple(prompt)))
+        self._file.seek(place.offset)
+        content = bytearray(sum(prod(shape) * dtype.itemsize for shape, dtype, _ in place.tensors))
+        self._file.readinto(content)
+        found: list[Tensor] = []
+        offset = 0
+        for shape, dtype, device in place.tensors:
+            flat = torch.frombuffer(content, dtype=dtype, count=prod(shape), offset=offset)
+            found.append(flat.view(shape).to(device))
+            offset += prod(shape) * dtype.itemsize
+        return list(zip(found[::2], found[1::2], strict=True))
 
 
-def _joined(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Keys and values of one layer, [heads, tokens, width], one piece behind the other."""
     if len(parts) == 1:
         return parts[0]
