@@ -19,21 +19,30 @@ def keys(tokens: int, *, value: float = 0.0) -> Keys:
 
 def test_a_prompt_is_handed_over_once() -> None:
     read = ReadPrompts()
-    read.keep([1, 2, 3], 1, [keys(1)])
-    assert read.knows([1, 2, 3], 1)
-    assert not read.knows([1, 2, 4], 1)
-    assert not read.knows([1, 2, 3], 0)
+    read.keep([1, 2, 3], None, [keys(2)])
+    assert [1, 2, 3] in read
+    assert [1, 2, 4] not in read
     assert len(read) == 1
-    read.take([1, 2, 3], 1)
-    assert not read.knows([1, 2, 3], 1)
+    read.take([1, 2, 3], 0)
+    assert [1, 2, 3] not in read
     with pytest.raises(KeyError):
-        read.take([1, 2, 3], 1)
+        read.take([1, 2, 3], 0)
+
+
+@pytest.mark.parametrize("shared", range(4))
+def test_what_is_handed_over_begins_where_it_is_wanted(shared: int) -> None:
+    beginning, own = keys(2, value=1.0), keys(2, value=2.0)
+    read = ReadPrompts()
+    read.keep([1, 2, 3, 4, 5], beginning, [own])
+    for layer in read.take([1, 2, 3, 4, 5], shared):
+        for part in layer:
+            assert part[0, :, 0].tolist() == [1.0, 1.0, 2.0, 2.0][shared:]
 
 
 def test_the_pieces_of_a_prompt_are_joined_in_their_order() -> None:
     read = ReadPrompts()
-    read.keep([9, 9], 0, [keys(1, value=3.0)])
-    read.keep([1, 2, 3, 4], 0, [keys(2, value=1.0), keys(1, value=2.0)])
+    read.keep([9, 9], None, [keys(1, value=3.0)])
+    read.keep([1, 2, 3, 4], None, [keys(2, value=1.0), keys(1, value=2.0)])
     found = read.take([1, 2, 3, 4], 0)
     assert len(found) == 2
     for layer in found:
@@ -44,7 +53,7 @@ def test_the_pieces_of_a_prompt_are_joined_in_their_order() -> None:
 def test_copies_are_kept_in_the_narrower_format() -> None:
     read = ReadPrompts()
     mixed = [(layer[0], layer[1].bfloat16()) for layer in keys(3)]
-    read.keep([1, 2, 3, 4], 0, [mixed])
+    read.keep([1, 2, 3, 4], None, [mixed])
     mixed[0][1].fill_(7.0)
     found = read.take([1, 2, 3, 4], 0)
     assert {part.dtype for layer in found for part in layer} == {torch.bfloat16}
@@ -53,11 +62,11 @@ def test_copies_are_kept_in_the_narrower_format() -> None:
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     read = ReadPrompts(limit=3 * 32)
-    read.keep([1, 2, 3], 0, [keys(2)])
-    read.keep([4, 5, 6], 0, [keys(2)])
-    read.keep([7, 8], 0, [keys(1)])
-    assert not read.knows([4, 5, 6], 0)
-    assert read.knows([7, 8], 0)
+    read.keep([1, 2, 3], None, [keys(2)])
+    read.keep([4, 5, 6], None, [keys(2)])
+    read.keep([7, 8], None, [keys(1)])
+    assert [4, 5, 6] not in read
+    assert [7, 8] in read
 
 
 class FullDisk:
@@ -86,7 +95,7 @@ def test_where_the_disk_is_full_the_rest_is_not_kept(room: int, monkeypatch: pyt
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: FullDisk(whole(**options), room))
     read = ReadPrompts()
     for prompt in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):
-        read.keep(prompt, 0, [keys(2, value=5.0)])
+        read.keep(prompt, None, [keys(2, value=5.0)])
     assert len(read) == 1
     assert float(read.take([1, 2, 3], 0)[1][1].min()) == 5.0
 

@@ -244,7 +244,7 @@ class FrozenPrompts:
             return set()
         # A prompt is handed over once, whatever the number of its dialogues.
         known = {self._dialogues[index].prompt: index for index in sorted(indices, reverse=True)}
-        found = sorted(index for prompt, index in known.items() if elsewhere.knows(prompt, self._shared))
+        found = sorted(index for prompt, index in known.items() if prompt in elsewhere)
         for group in self.groups(found):
             keys = [elsewhere.take(self._dialogues[index].prompt, self._shared) for index in group]
             self._run_answers(group, keys)

@@ -69,7 +69,7 @@ class GreedyGenerator:
         own, begins = self._read(prompts, advance)
         if self._kept is not None:
             for prompt, keys, begin in zip(prompts, own, begins, strict=True):
-                self._kept.keep(prompt, self._shared, [keys] if begin is None else [begin, keys])
+                self._kept.keep(prompt, self._beginning, [keys] if begin is None else [begin, keys])
         with large_blocks_apart():
             layers, mask = side_by_side(
                 self._beginning,

@@ -30,8 +30,8 @@ from pkedit.run.stored import read_means, write_means
 from pkedit.settings import ARMS, RunSettings
 
 Until = Literal["locate", "edit", "measure"]
-# The arms whose edit is trained on a region, on prompts that stay as the unedited model read them.
-ON_A_REGION = {"random", "pke"}
+# The arms whose edit is trained on a region.
+ON_A_REGION = ("pke", "random")
 
 
 def run(
@@ -70,7 +70,7 @@ class _Pipeline(Measuring):
     def __init__(self, folder: RunFolder, settings: RunSettings, observer: Observer, chat: ChatModel | None) -> None:
         super().__init__(folder, settings, observer, chat)
         self._kept: list[Demonstration] = []
-        # From sampling to the first edit that freezes its prompts.
+        # From sampling to the edit that takes it over.
         self._read: ReadPrompts | None = None
 
     def through(self, until: Until) -> RunRecord:
@@ -79,7 +79,7 @@ class _Pipeline(Measuring):
             self.check()
         self._sample()
         wanted = [arm for arm in ARMS if arm in self._settings.arms]
-        if until == "locate" or ON_A_REGION & set(wanted):
+        if until == "locate" or set(ON_A_REGION) & set(wanted):
             self._locate()
             self._check_region()
         if until in ("edit", "measure"):
@@ -99,7 +99,7 @@ class _Pipeline(Measuring):
         prompts = edit_prompts(self._splits, self._settings)
         if not self._folder.finished("sample"):
             chat = self.chat
-            if ON_A_REGION & set(self._settings.arms) and self._settings.edit.frozen_prompts:
+            if self._heir() is not None:
                 self._read = ReadPrompts()
             with self.stage("sample"):
                 pairs, kept = sample_targets(chat, prompts, self._settings, self._observer.step, read=self._read)
@@ -164,7 +164,7 @@ class _Pipeline(Measuring):
             pairs = self._pairs
             if arm == "dinm" and self._settings.dinm_as_released:
                 pairs = [_with_suffix(pair) for pair in pairs]
-            held_out, read = (held_out_prompts(self._splits), self._read) if arm in ON_A_REGION else ((), None)
+            held_out = held_out_prompts(self._splits) if arm in ON_A_REGION else ()
             result = edit(
                 chat,
                 region,
@@ -172,12 +172,24 @@ class _Pipeline(Measuring):
                 self._kept,
                 settings,
                 held_out=held_out,
-                read=read,
+                read=self._read_before() if arm == self._heir() else None,
                 progress=self._report_losses,
                 tried=self._report_strength,
             )
             result.delta.save(self._folder.arm_file(arm, "delta.safetensors"), arm=arm)
             self._folder.record.edits[arm] = _edit_record(result, chat)
+
+    def _heir(self) -> str | None:
+        """The arm whose edit takes over what sampling read: the same one whatever other arms there are."""
+        takes = ON_A_REGION if self._settings.edit.frozen_prompts else ()
+        return next((arm for arm in takes if arm in self._settings.arms), None)
+
+    def _read_before(self) -> ReadPrompts:
+        """What sampling read. Where that was in an earlier call it is read again just so, for the edit's last bits."""
+        if self._read is None:
+            self._read = ReadPrompts()
+            sample_targets(self.chat, edit_prompts(self._splits, self._settings), self._settings, read=self._read)
+        return self._read
 
     def _explain(self) -> None:
         if self._folder.finished("explain"):
