@@ -19,7 +19,8 @@ SETTINGS: dict[str, Any] = {
     "sampled_tokens": 4,
     "locate": {"pairs": 2, "demonstrations": 4, "neurons": 5, "tokens": 4, "random_regions": 2, "causal_pairs": 2}
     | {"first_layer": 0.0, "last_layer": 1.0},
-    "edit": {"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "safe_tokens": 4, "harmless_tokens": 4},
+    "edit": {"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "safe_tokens": 4, "harmless_tokens": 4}
+    | {"strength_tokens": 2},
 }
 DELTA = "delta.safetensors"
 

@@ -20,6 +20,7 @@ from pkedit.models.batches import AnswerBatch, Dialogue, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.cut import Cut
 from pkedit.models.keys import Keys, has_window, lent, narrow, read_beginning, side_by_side, taken
+from pkedit.models.memory import give_back_freed_memory, large_blocks_apart
 from pkedit.models.read_prompts import ReadPrompts
 from pkedit.models.reading import Pass, passes, read_stems
 from pkedit.models.sequences import by_length, shared_beginning, stems
@@ -249,15 +250,21 @@ class FrozenPrompts:
             keys = [elsewhere.take(self._dialogues[index].prompt, self._shared) for index in group]
             self._run_answers(group, keys)
             for index, own in zip(group, keys, strict=True):
-                # What it shares with others is among its own keys.
-                self._stem_of.pop(index, None)
-                self._keys[index] = [narrow(layer) for layer in own[self._lowest :]]
+                upper, stem = own[self._lowest :], self._read_before(index) - self._shared
+                number = self._stem_of.get(index)
+                if number is not None and number not in self._stem_keys:
+                    self._stem_keys[number] = [narrow((k[:, :stem], v[:, :stem])) for k, v in upper]
+                self._keys[index] = [narrow((k[:, stem:], v[:, stem:])) for k, v in upper]
+        if found:
+            # What came from the file, and stood side by side once.
+            give_back_freed_memory()
         return set(found)
 
     def _run_answers(self, group: Sequence[int], keys: Sequence[Keys]) -> None:
         """Keeps the states of dialogues whose prompts' keys and values are known in all layers."""
         ids = self.batch(group).ids[:, :-1]
-        layers, mask = side_by_side(self._beginning, keys, padding_first=self._padding_first)
+        with large_blocks_apart():
+            layers, mask = side_by_side(self._beginning, keys, padding_first=self._padding_first)
         with self._cut.recorded() as seen:
             final = self._behind_prompts(group, ids, DynamicCache(layers), mask)
         for row, index in enumerate(group):
