@@ -5,7 +5,7 @@ input where the answer begins, is fitted to the prompts that an edit learns from
 reports. It may miss one harmful prompt in twenty, of the bare ones and of the attacked ones; printed is how many safe
 prompts it then takes for harmful. What such a reader confuses, an edit can hardly tell apart.
 
-    python examples/readable_harm.py                 # the embedded model, seeds 0 to 2: about 3 minutes
+    python examples/readable_harm.py                 # the embedded model, seeds 0 to 2: about five minutes
     python examples/readable_harm.py MODEL --seeds 5
 
 The threshold is set by the reported prompts themselves, which flatters the reader.
@@ -18,7 +18,7 @@ from statistics import fmean
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -37,8 +37,8 @@ from pkedit.settings import RunSettings
 MISSED = 0.05
 HARMFUL = ("bare", "dg_other_aq")
 SAFE = ("harmless", "long", "borderline")
-# Strengths of the penalty that cross-validation on the prompts learnt from chooses among.
-PENALTIES = np.logspace(-4, -1, 7)
+# Strengths of the penalty that leaving out one prompt after another, of those learnt from, chooses among.
+PENALTIES = np.logspace(1, 6, 16)
 
 
 def states(chat: ChatModel, prompts: Sequence[Prompt], layers: Sequence[int]) -> dict[int, Tensor]:
@@ -54,17 +54,9 @@ def states(chat: ChatModel, prompts: Sequence[Prompt], layers: Sequence[int]) ->
 
 
 def reader(harmful: NDArray[np.float32], safe: NDArray[np.float32]) -> Pipeline:
-    """Logistic regression, both classes weighing the same."""
+    """Ridge regression onto the two classes, both weighing the same."""
     wanted = np.r_[np.ones(len(harmful)), np.zeros(len(safe))]
-    chosen = LogisticRegressionCV(
-        Cs=PENALTIES,
-        cv=5,
-        scoring="roc_auc",
-        class_weight="balanced",
-        max_iter=1000,
-        l1_ratios=(0.0,),
-        use_legacy_attributes=False,
-    )
+    chosen = RidgeClassifierCV(alphas=PENALTIES, class_weight="balanced")
     return make_pipeline(StandardScaler(), chosen).fit(np.concatenate([harmful, safe]), wanted)
 
 

@@ -55,4 +55,4 @@ def test_states_are_those_that_enter_the_mlp_at_the_last_prompt_token(example: M
         seen: dict[int, torch.Tensor] = {}
         with torch.no_grad(), inputs_of([llama.sites[1].input_module], seen.__setitem__):
             llama.body(input_ids=torch.tensor([llama.prompt_ids(prompt.text)]))
-        torch.testing.assert_close(found[1][row], seen[0][0, -1].float(), rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(found[1][row], seen[0][0, -1].float(), rtol=5e-2, atol=5e-2)
