@@ -26,6 +26,7 @@ from torch import Tensor
 from pkedit import load_model
 from pkedit.edit.detector import where_answers_begin
 from pkedit.evaluate.suite import make_suite
+from pkedit.locate.region import candidate_layers
 from pkedit.models.batches import Dialogue
 from pkedit.models.chat import ChatModel
 from pkedit.models.frozen import FrozenPrompts
@@ -74,9 +75,7 @@ def of_seed(chat: ChatModel, seed: int) -> dict[str, dict[str, float]]:
     suite = make_suite(splits.test, asked_pairs(splits, settings), splits.edit.attacks, settings.evaluate)
     groups = {"learnt, harmful": learnt.harmful, "learnt, safe": learnt.safe}
     groups |= {group: suite.groups[group] for group in (*HARMFUL, *SAFE)}
-    shares = (settings.locate.first_layer, settings.locate.last_layer)
-    first, last = (round(share * (chat.layers - 1)) for share in shares)
-    layers = range(first, last + 1)
+    layers = candidate_layers(settings.locate, chat.layers)
     found = states(chat, [prompt for prompts in groups.values() for prompt in prompts], layers)
     ends = np.cumsum([len(prompts) for prompts in groups.values()])
     rows = {}

@@ -118,10 +118,7 @@ class FrozenPrompts:
             self._dialogues[place] = item
             self._stem_of.pop(place, None)
             self._keys[place] = keys
-            if entering is not None:
-                self._entering[place] = entering[row, : len(item.answer)].clone()
-            if place in self._keep_final:
-                self._final[place] = final[row, : len(item.answer)].clone()
+            self._keep_states(place, row, slice(len(item.answer)), final, entering)
 
     def groups(self, indices: Sequence[int]) -> list[list[int]]:
         """The same indices in batches of answers of the same length to prompts of similar length: little padding.
@@ -246,6 +243,8 @@ class FrozenPrompts:
         # A prompt is handed over once, whatever the number of its dialogues.
         known = {self._dialogues[index].prompt: index for index in sorted(indices, reverse=True)}
         found = sorted(index for prompt, index in known.items() if prompt in elsewhere)
+        if not found:
+            return set()
         for group in self.groups(found):
             keys = [elsewhere.take(self._dialogues[index].prompt, self._shared) for index in group]
             self._run_answers(group, keys)
@@ -255,9 +254,8 @@ class FrozenPrompts:
                 if number is not None and number not in self._stem_keys:
                     self._stem_keys[number] = [narrow((k[:, :stem], v[:, :stem])) for k, v in upper]
                 self._keys[index] = [narrow((k[:, stem:], v[:, stem:])) for k, v in upper]
-        if found:
-            # What came from the file, and stood side by side once.
-            give_back_freed_memory()
+        # What came from the file, and stood side by side once.
+        give_back_freed_memory()
         return set(found)
 
     def _run_answers(self, group: Sequence[int], keys: Sequence[Keys]) -> None:
@@ -268,11 +266,8 @@ class FrozenPrompts:
         with self._cut.recorded() as seen:
             final = self._behind_prompts(group, ids, DynamicCache(layers), mask)
         for row, index in enumerate(group):
-            answer = len(self._dialogues[index].answer)
-            if seen:
-                self._entering[index] = seen[0][row, :answer].clone()
-            if index in self._keep_final:
-                self._final[index] = final[row, :answer].clone()
+            decisive = slice(len(self._dialogues[index].answer))
+            self._keep_states(index, row, decisive, final, seen[0] if seen else None)
 
     def _keep(self, one: Pass, entering: Tensor | None) -> None:
         """Copies, so that the padded batch can be forgotten."""
@@ -282,10 +277,14 @@ class FrozenPrompts:
             self._keys[index] = [narrow(layer) for layer in one.keys(row, last - before, from_layer=self._lowest)]
             # The last answer token is never read on from.
             decisive = slice(last - before, len(item) - 1 - before)
-            if entering is not None:
-                self._entering[index] = entering[row, decisive].clone()
-            if index in self._keep_final:
-                self._final[index] = one.final[row, decisive].clone()
+            self._keep_states(index, row, decisive, one.final, entering)
+
+    def _keep_states(self, index: int, row: int, decisive: slice, final: Tensor, entering: Tensor | None) -> None:
+        """Copies of what a row of a pass, [rows, tokens, hidden], gave at the tokens that decide the answer."""
+        if entering is not None:
+            self._entering[index] = entering[row, decisive].clone()
+        if index in self._keep_final:
+            self._final[index] = final[row, decisive].clone()
 
     def _read_before(self, index: int) -> int:
         """How many tokens of a dialogue are read for others as well."""

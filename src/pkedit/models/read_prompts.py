@@ -55,10 +55,12 @@ class ReadPrompts:
             parts: keys and values of what follows, piece by piece, up to the last token but one.
         """
         name = tuple(prompt)
-        tensors = [part for layers in zip(*parts, strict=True) for part in narrow(_joined(layers))]
-        content = b"".join(part.contiguous().view(torch.uint8).cpu().numpy().tobytes() for part in tensors)
-        if name in self._written or self._end + len(content) > self._limit:
+        if name in self._written:
             return
+        tensors = [part for layers in zip(*parts, strict=True) for part in narrow(_joined(layers))]
+        if self._end + sum(part.nbytes for part in tensors) > self._limit:
+            return
+        content = b"".join(part.contiguous().view(torch.uint8).cpu().numpy().tobytes() for part in tensors)
         self._file.seek(self._end)
         try:
             written = self._file.write(content)

@@ -23,15 +23,13 @@ from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
 from pkedit.run.explaining import explain
 from pkedit.run.folder import RunFolder
-from pkedit.run.left import MEANS
+from pkedit.run.left import LOCATED, MEANS
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import EditRecord, RunRecord
 from pkedit.run.stored import read_means, write_means
 from pkedit.settings import ARMS, RunSettings
 
 Until = Literal["locate", "edit", "measure"]
-# The arms whose edit is trained on a region.
-ON_A_REGION = ("pke", "random")
 
 
 def run(
@@ -79,7 +77,7 @@ class _Pipeline(Measuring):
             self.check()
         self._sample()
         wanted = [arm for arm in ARMS if arm in self._settings.arms]
-        if until == "locate" or set(ON_A_REGION) & set(wanted):
+        if until == "locate" or set(LOCATED) & set(wanted):
             self._locate()
             self._check_region()
         if until in ("edit", "measure"):
@@ -164,7 +162,7 @@ class _Pipeline(Measuring):
             pairs = self._pairs
             if arm == "dinm" and self._settings.dinm_as_released:
                 pairs = [_with_suffix(pair) for pair in pairs]
-            held_out = held_out_prompts(self._splits) if arm in ON_A_REGION else ()
+            held_out = held_out_prompts(self._splits) if arm in LOCATED else ()
             result = edit(
                 chat,
                 region,
@@ -181,8 +179,9 @@ class _Pipeline(Measuring):
 
     def _heir(self) -> str | None:
         """The arm whose edit takes over what sampling read: the same one whatever other arms there are."""
-        takes = ON_A_REGION if self._settings.edit.frozen_prompts else ()
-        return next((arm for arm in takes if arm in self._settings.arms), None)
+        if not self._settings.edit.frozen_prompts or self.chat.cannot_reuse is not None:
+            return None
+        return next((arm for arm in LOCATED if arm in self._settings.arms), None)
 
     def _read_before(self) -> ReadPrompts:
         """What sampling read. Where that was in an earlier call it is read again just so, for the edit's last bits."""
