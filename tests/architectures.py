@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tiny import WORDS
+from pkedit.models.chat import ChatModel
+from tiny import WORDS, proven
 
 # Weights whose standard deviation is below this say nothing.
 SMALL = 0.05
@@ -130,3 +131,8 @@ def make_architecture(model_type: str, *, seed: int = 0, **changed: Any) -> Any:
                 if weight.dim() > 1 and weight.std() < SMALL:
                     weight.normal_(std=0.3)
     return model
+
+
+def make_architecture_chat(model_type: str, **changed: Any) -> ChatModel:
+    """It as a chat model: a copy, for each is proven only once."""
+    return proven(lambda: make_architecture(model_type, **changed), "architecture", model_type, changed)

@@ -6,6 +6,7 @@ ones well. Given `upstream`, well means what the real server there answers.
 
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -14,10 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from unittest.mock import patch
+
+# Every client reads the certificates of all authorities, which takes a tenth of a second: once is enough here.
+ssl.create_default_context = cache(ssl.create_default_context)
 
 RETRY_AFTER = 0.3
 SLOW_SECONDS = 1.6
@@ -164,6 +169,8 @@ class _Server(ThreadingHTTPServer):
 def _handler(server: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body are sent apart: the body would wait 40 ms for the head to be acknowledged.
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

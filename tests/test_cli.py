@@ -20,14 +20,11 @@ import pytest
 from pkedit.cli import main
 from pkedit.errors import PkeditError
 from pkedit.run.record import RunRecord
+from small_settings import SMALL, measure_machines_briefly
 from tiny import save_chat
 
 SETTINGS: dict[str, Any] = {
-    "pairs": 6,
-    "demonstrations": 6,
-    "sampled_tokens": 4,
-    "locate": {"pairs": 4, "demonstrations": 4, "neurons": 3, "tokens": 4, "random_regions": 2, "causal_pairs": 2},
-    "edit": {"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "safe_tokens": 4, "harmless_tokens": 4},
+    **SMALL,
     "evaluate": {
         "seen": 2,
         "cross": 2,
@@ -408,7 +405,8 @@ def test_json_is_one_document_and_nothing_else(
     assert table["metrics"] == json.loads((finished / "run.json").read_text())["metrics"]
 
 
-def test_json_of_what_is_no_run(tmp_path: Path, invoke: Invoke, model: Path) -> None:
+def test_json_of_what_is_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, invoke: Invoke, model: Path) -> None:
+    measure_machines_briefly(monkeypatch)
     labels = tmp_path / "labels.jsonl"
     labels.write_text('{"question": "how", "answer": "Sure, use it", "harmful": 1}\n')
     agreement = document(invoke("judge-agreement", labels, "--judge", "rules", "--json"))

@@ -3,7 +3,7 @@
 `make_chat` gives a random model of any supported family, `planted_chat` one whose toxic neuron is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +108,15 @@ _PROVEN: dict[str, ChatModel] = {}
 
 def make_chat(family: str = "llama", **options: Any) -> ChatModel:
     """A random chat model, proven by the probe as `load_model` does: a copy, for each is proven only once."""
+    return proven(lambda: make_model(family, **options), "chat", family, options)
+
+
+def proven(make: Callable[[], Any], kind: str, family: str, options: Mapping[str, Any]) -> ChatModel:
+    """A copy of the chat model that `make` made when these options were first asked for."""
     # A test may have changed what the table says of the family.
-    asked = repr((family, sorted(options.items()), FAMILIES.get(family)))
+    asked = repr((kind, family, sorted(options.items()), FAMILIES.get(family)))
     if asked not in _PROVEN:
-        _PROVEN[asked] = assemble(make_model(family, **options))
+        _PROVEN[asked] = assemble(make())
     return deepcopy(_PROVEN[asked])
 
 

@@ -7,7 +7,7 @@ import torch
 from small_table import SMALL
 from torch.nn.functional import one_hot
 
-from architectures import make_architecture
+from architectures import make_architecture_chat
 from pkedit.durability.ablation import ablated, check_gone, refusal_direction, residual_writers, without
 from pkedit.durability.subject import NotMeasuredError, Subject
 from pkedit.durability.suffix import Attack
@@ -15,7 +15,7 @@ from pkedit.durability.tuning import tuned_by_lora
 from pkedit.errors import NonFiniteLossError
 from pkedit.models.chat import ChatModel
 from pkedit.prompts import Demonstration, Kind, Prompt
-from tiny import MARKER, assemble, changed_weights, make_chat, make_demonstrations, snapshot, words
+from tiny import MARKER, changed_weights, make_chat, make_demonstrations, snapshot, words
 
 MakeSubject = Callable[..., Subject]
 
@@ -118,7 +118,7 @@ def states(chat: ChatModel, text: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 def test_nothing_of_the_direction_is_left_in_any_state(family: str) -> None:
-    chat = make_chat(family) if family != "mixtral" else assemble(make_architecture("mixtral"))
+    chat = make_chat(family) if family != "mixtral" else make_architecture_chat("mixtral")
     direction = torch.randn(chat.sites[0].hidden, generator=torch.Generator().manual_seed(0))
     direction = direction / direction.norm()
     before = snapshot(chat.model)

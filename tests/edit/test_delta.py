@@ -9,12 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from architectures import make_architecture
+from architectures import make_architecture_chat
 from pkedit.edit.delta import Delta, LayerDelta, part_names, vectors
 from pkedit.edit.hooked import HookedDelta
 from pkedit.errors import DeltaError
 from pkedit.models.chat import ChatModel
-from tiny import assemble, changed_weights, make_chat, make_region, snapshot
+from tiny import changed_weights, make_chat, make_region, snapshot
 
 IDS = torch.tensor([[0, 4, 9, 8, 30, 1, 5, 40]])
 PARTS = ("write", "read0")
@@ -379,7 +379,7 @@ def expert_delta(chat: ChatModel) -> Delta:
 
 
 def test_a_delta_of_experts_is_applied_saved_added_and_reverted(tmp_path: Path) -> None:
-    chat = assemble(make_architecture("deepseek_v3"))
+    chat = make_architecture_chat("deepseek_v3")
     delta = expert_delta(chat)
     before = snapshot(chat.model)
     with delta.applied_to(chat):
@@ -403,7 +403,7 @@ def test_a_delta_of_experts_is_applied_saved_added_and_reverted(tmp_path: Path) 
 
 
 def test_an_expert_that_the_model_does_not_have_is_refused(llama: ChatModel) -> None:
-    chat = assemble(make_architecture("deepseek_v3"))
+    chat = make_architecture_chat("deepseek_v3")
     before = snapshot(llama.model)
     with pytest.raises(DeltaError, match=r"changes layers\.1\.experts\.3, which the model does not have"):
         Delta(expert_delta(chat).layers[-1:]).apply(llama)

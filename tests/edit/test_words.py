@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from architectures import make_architecture
+from architectures import make_architecture_chat
 from pkedit.edit.delta import Delta, LayerDelta
 from pkedit.edit.words import Words, words_of
 from pkedit.models.chat import ChatModel
 from pkedit.models.hooks import inputs_of
-from tiny import WORDS, assemble, changed_weights, leftovers, make_chat, make_pairs, make_region, snapshot, token
+from tiny import WORDS, changed_weights, leftovers, make_chat, make_pairs, make_region, snapshot, token
 
 INDEX = 5
 BEFORE, AFTER = "w7", "w9"
@@ -103,7 +103,7 @@ def test_the_sign_is_that_of_the_edited_neuron() -> None:
 
 
 def test_biases_of_norms_and_of_the_head_promote_nothing() -> None:
-    chat = assemble(make_architecture("phi"))
+    chat = make_architecture_chat("phi")
     with torch.no_grad():
         chat.model.lm_head.bias.zero_()
         chat.model.lm_head.bias[token("w20")] = 50.0
@@ -114,7 +114,7 @@ def test_biases_of_norms_and_of_the_head_promote_nothing() -> None:
 
 
 def test_a_norm_behind_the_mlp_is_passed() -> None:
-    chat = assemble(make_architecture("gemma2", final_logit_softcapping=None))
+    chat = make_architecture_chat("gemma2", final_logit_softcapping=None)
     delta = written(chat)
     site = chat.places[1, None]
     norm: Any = chat.blocks[1].post_feedforward_layernorm
@@ -153,7 +153,7 @@ def test_those_whose_write_vectors_changed_most_come_first(llama: ChatModel) -> 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "qwen2_moe"])
 def test_the_model_is_left_as_it_was_in_every_family(family: str) -> None:
-    chat = assemble(make_architecture(family))
+    chat = make_architecture_chat(family)
     expert = 2 if family in ("mixtral", "qwen2_moe") else None
     original = chat.places[1, expert].write_vectors()[:4].detach().clone()
     delta = Delta((LayerDelta(1, torch.arange(4), {"write": 0.5 * original}, {"write": original}, expert),))
@@ -178,7 +178,7 @@ def test_an_edit_of_gates_alone_has_no_words(llama: ChatModel) -> None:
 
 
 def test_no_words_are_made_up_where_another_matrix_stands_before_them() -> None:
-    chat = assemble(make_architecture("opt"))
+    chat = make_architecture_chat("opt")
     found = words(chat, written(chat, change=torch.ones(32)))
     assert found.neurons == []
     assert "another matrix" in found.note

@@ -30,7 +30,7 @@ SETTINGS = RunSettings.model_validate(
             **{"random_regions": 2, "causal_pairs": 2},
         },
         "edit": {
-            **{"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "strength_tokens": 2},
+            **{"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "strength_tokens": 1},
             **{"safe_tokens": 4, "harmless_tokens": 2},
         },
         "evaluate": {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from architectures import make_architecture
+from architectures import make_architecture_chat
 from pkedit.locate import contributing, direct, passes
 from pkedit.locate import graph as graph_module
 from pkedit.locate.contributing import Contributions, Means, contributions, harmless_means
@@ -26,7 +26,6 @@ from pkedit.models.mixers import Mixer, find_mixers
 from tiny import (
     SYSTEM_TEMPLATE,
     answer_log_likelihood,
-    assemble,
     changed_weights,
     leftovers,
     make_chat,
@@ -257,7 +256,7 @@ def strongest(found: Contributions, per_layer: int = 2) -> tuple[NeuronId, ...]:
 
 @pytest.mark.parametrize(("family", "config"), FAMILIES, ids=[name for name, _ in FAMILIES])
 def test_direct_effects_are_what_differences_give(family: str, config: dict[str, Any]) -> None:
-    chat = assemble(make_architecture(family, **config))
+    chat = make_architecture_chat(family, **config)
     before = snapshot(chat.model)
     seen = traced(chat)
     chosen = Chosen((0, 1), strongest(seen.found))
@@ -343,7 +342,7 @@ def moved_score(chat: ChatModel, alone: Alone, neuron: NeuronId, change: Tensor)
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral"])
 def test_contributions_are_those_of_each_dialogue_alone(family: str) -> None:
-    chat = assemble(make_architecture(family))
+    chat = make_architecture_chat(family)
     seen = traced(chat)
     expected = {site.id: torch.zeros(site.neurons) for site in chat.sites}
     for alone, sign in zip(ByDifference(seen).alone, SIGNS, strict=True):
@@ -389,7 +388,7 @@ def test_means_are_those_of_the_tokens_that_differ(llama: ChatModel) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "mistral"])
 def test_reading_what_prompts_share_once_changes_nothing(family: str) -> None:
-    chat = assemble(make_architecture(family))
+    chat = make_architecture_chat(family)
     chat.tokenizer.chat_template = SYSTEM_TEMPLATE
     region = make_region({1: [0, 3]}) if family != "mixtral" else region_of_experts()
     assert chat.cannot_reuse is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from architectures import make_architecture
+from architectures import make_architecture_chat
 from pkedit.edit.detector import detectors
 from pkedit.edit.hooked import HookedDelta
 from pkedit.locate.causal import causal_check
@@ -21,7 +21,7 @@ from pkedit.models.batches import Dialogue, answer_scores, make_batch
 from pkedit.models.chat import ChatModel
 from pkedit.models.prefix import PrefixCache
 from pkedit.settings import LocateSettings
-from tiny import answer_log_likelihood, assemble, changed_weights, make_demonstrations, make_pairs, snapshot
+from tiny import answer_log_likelihood, changed_weights, make_demonstrations, make_pairs, snapshot
 
 # A shared expert and a dense first layer; experts alone; scaled inputs; and one that flattens, without experts.
 FAMILIES = ("deepseek_v3", "gpt_oss", "llama4_text", "mixtral", "opt")
@@ -30,12 +30,12 @@ SIGNS = [1.0, -1.0] * 3
 
 @pytest.fixture(params=FAMILIES)
 def mixed(request: pytest.FixtureRequest) -> ChatModel:
-    return assemble(make_architecture(request.param))
+    return make_architecture_chat(request.param)
 
 
 @pytest.fixture
 def mixtral() -> ChatModel:
-    return assemble(make_architecture("mixtral"))
+    return make_architecture_chat("mixtral")
 
 
 def dialogues(chat: ChatModel) -> list[Dialogue]:
@@ -184,7 +184,7 @@ def test_mean_ablation_of_an_expert_counts_where_it_is_reached(mixtral: ChatMode
 
 
 def test_random_regions_have_as_many_neurons_in_each_expert() -> None:
-    chat = assemble(make_architecture("qwen2_moe"))
+    chat = make_architecture_chat("qwen2_moe")
     neurons = tuple(RegionNeuron(layer, index, score=0.0, expert=expert) for layer, expert, index in PLACES)
     region = Region(neurons, {"given": 1.0})
     other = random_region(region, chat.sizes, seed=0)

@@ -19,6 +19,7 @@ from pkedit.settings import EditSettings, LocateSettings
 from tiny import (
     assemble,
     changed_weights,
+    make_chat,
     make_demonstrations,
     make_model,
     make_pairs,
@@ -76,7 +77,7 @@ EDIT = EditSettings(steps=3, pairs_per_step=6, demonstrations_per_step=6, precis
 
 
 def on_one() -> ChatModel:
-    return assemble(make_model("llama", layers=4, hidden=32, neurons=48))
+    return make_chat(layers=4, hidden=32, neurons=48)
 
 
 def checked(chat: ChatModel, located: Located) -> CausalCheck:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from architectures import EXPERTS, make_architecture
+from architectures import EXPERTS, make_architecture, make_architecture_chat
 from pkedit.edit.hooked import HookedDelta
 from pkedit.locate.region import Region, RegionNeuron
 from pkedit.models.chat import ChatModel
@@ -15,7 +15,7 @@ from pkedit.models.experts import ExpertMatrix, calls_views, own_experts, releas
 from pkedit.models.family import find_sites
 from pkedit.models.hooks import inputs_of, replaced_activations, scaled_activations
 from pkedit.models.precision import arithmetic
-from tiny import assemble, snapshot
+from tiny import snapshot
 
 # Halves and turns, biases and a bounded gate, experts shared by all tokens, tokens scaled before they are sent.
 ROUTED = (
@@ -34,12 +34,12 @@ IDS = torch.randint(3, 200, (2, 9), generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(params=ROUTED)
 def routed(request: pytest.FixtureRequest) -> ChatModel:
-    return assemble(make_architecture(request.param))
+    return make_architecture_chat(request.param)
 
 
 @pytest.fixture
 def mixtral() -> ChatModel:
-    return assemble(make_architecture("mixtral"))
+    return make_architecture_chat("mixtral")
 
 
 def logits(model: Any, ids: Tensor = IDS) -> Tensor:
@@ -66,7 +66,7 @@ def test_results_and_gradients_are_the_models_own(routed: ChatModel) -> None:
 
 
 def test_the_bounded_gate_of_gpt_oss_is_bounded() -> None:
-    chat = assemble(make_architecture("gpt_oss"))
+    chat = make_architecture_chat("gpt_oss")
     with torch.no_grad():
         for experts in experts_of(chat.model):
             experts.gate_up_proj.mul_(20.0)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from architectures import make_architecture
+from architectures import make_architecture_chat
 from pkedit.models.mixers import find_mixers
-from tiny import assemble, leftovers, make_chat
+from tiny import leftovers, make_chat
 
 # The MLP beside it is one module or several, has matrices of its own, a router, or experts.
 FAMILIES = ("deepseek_v3", "falcon", "gpt_oss", "granitemoe", "llama4_text", "mpt", "opt", "phi3", "qwen2_moe")
@@ -15,7 +15,7 @@ FAMILIES = ("deepseek_v3", "falcon", "gpt_oss", "granitemoe", "llama4_text", "mp
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_layer_has_one(family: str) -> None:
-    chat = assemble(make_architecture(family))
+    chat = make_architecture_chat(family)
     mixers = find_mixers(chat)
     assert mixers is not None
     assert len(mixers) == chat.layers
@@ -38,7 +38,7 @@ def test_every_layer_has_one(family: str) -> None:
     ],
 )
 def test_what_writes_is_its_last_matrix(family: str, paths: list[str]) -> None:
-    chat = assemble(make_architecture(family))
+    chat = make_architecture_chat(family)
     mixers = find_mixers(chat)
     assert mixers is not None
     for block, mixer, path in zip(chat.blocks, mixers, paths, strict=True):

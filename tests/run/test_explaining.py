@@ -12,15 +12,12 @@ from pkedit.run import pipeline
 from pkedit.run.pipeline import run
 from pkedit.run.record import RunRecord
 from pkedit.settings import RunSettings
+from small_settings import SMALL
 from tiny import changed_weights, leftovers, make_chat, snapshot
 
 SETTINGS: dict[str, Any] = {
-    "pairs": 6,
-    "demonstrations": 6,
-    "sampled_tokens": 4,
-    "locate": {"pairs": 4, "demonstrations": 4, "neurons": 5, "tokens": 4, "random_regions": 2, "causal_pairs": 2}
-    | {"first_layer": 0.0, "last_layer": 1.0},
-    "edit": {"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "safe_tokens": 4, "harmless_tokens": 4},
+    **SMALL,
+    "locate": {**SMALL["locate"], "neurons": 5, "first_layer": 0.0, "last_layer": 1.0},
     "evaluate": {"seen": 1, "cross": 1, "unseen": 2, "harmless": 4, "borderline": 2, "max_new_tokens": 4}
     | {"judges": ["rules"], "capability": []},
 }

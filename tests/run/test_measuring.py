@@ -14,15 +14,9 @@ from pkedit.run.evaluation import evaluate
 from pkedit.run.pipeline import run
 from pkedit.run.record import RunRecord
 from pkedit.settings import RunSettings
+from small_settings import SMALL
 from tiny import make_chat
 
-SETTINGS = {
-    "pairs": 6,
-    "demonstrations": 6,
-    "sampled_tokens": 4,
-    "locate": {"pairs": 4, "demonstrations": 4, "neurons": 3, "tokens": 4, "random_regions": 2, "causal_pairs": 2},
-    "edit": {"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "safe_tokens": 4, "harmless_tokens": 4},
-}
 SIZES = {"seen": 1, "cross": 1, "unseen": 2, "harmless": 4, "borderline": 2, "max_new_tokens": 4}
 
 
@@ -45,13 +39,13 @@ def test_a_judge_or_task_that_does_not_exist_is_found_before_any_work(
     # lm-eval's thousands of tasks take seconds to index; `test_capability.py` does.
     monkeypatch.setattr("pkedit.evaluate.capability._includes_defaults", lambda *_: False)
     seen = Stages()
-    settings = RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, **wrong}})
+    settings = RunSettings.model_validate({**SMALL, "evaluate": {**SIZES, **wrong}})
     chat = make_chat(max_position_embeddings=2048)
     with pytest.raises(PkeditError, match=r"rule|evryday"):
         run(settings, tmp_path / "run", observer=seen, chat=chat)
     assert seen.begun == []
     # Nothing was finished under the mistake, so the folder takes the mended settings.
-    mended = RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, "capability": [], "judges": ["rules"]}})
+    mended = RunSettings.model_validate({**SMALL, "evaluate": {**SIZES, "capability": [], "judges": ["rules"]}})
     assert run(mended, tmp_path / "run", chat=chat, until="locate").settings == mended
 
 
@@ -59,7 +53,7 @@ def test_how_arms_are_measured_may_change_until_one_has_been(tmp_path: Path) -> 
     chat = make_chat(max_position_embeddings=2048)
 
     def settings(judge: str) -> RunSettings:
-        return RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, "judges": [judge], "capability": []}})
+        return RunSettings.model_validate({**SMALL, "evaluate": {**SIZES, "judges": [judge], "capability": []}})
 
     run(settings("embedded"), tmp_path / "run", chat=chat, until="locate")
     first = run(settings("rules"), tmp_path / "run", chat=chat)
@@ -80,7 +74,7 @@ def test_what_layers_below_the_edits_gave_to_one_arm_serves_the_others(tmp_path:
             ran[stages.begun[-1]] += args[0].shape[0] * args[0].shape[1]
 
     chat.sites[0].write.register_forward_pre_hook(count)
-    settings = RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, "capability": []}})
+    settings = RunSettings.model_validate({**SMALL, "evaluate": {**SIZES, "capability": []}})
     settings = settings.model_copy(update={"locate": settings.locate.model_copy(update={"first_layer": 0.5})})
     both = run(settings, tmp_path / "run", observer=stages, chat=chat)
     assert ran["measure pke"] < ran["measure vanilla"] / 2
@@ -96,7 +90,7 @@ def test_win_rates_of_each_arm_come_from_the_judge_that_was_named(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with FakeOpenAI(answer=lambda _: "Both are short.\nVerdict: 1") as server:
         sizes = {**SIZES, "capability": [], "judges": ["rules"], "win_rate_judge": "some-judge"}
-        settings = RunSettings.model_validate({**SETTINGS, "judge_api_base": server.url, "evaluate": sizes})
+        settings = RunSettings.model_validate({**SMALL, "judge_api_base": server.url, "evaluate": sizes})
         record = run(settings, tmp_path / "run", chat=make_chat(max_position_embeddings=2048))
         sent = len(server.seen)
         again = run(settings, tmp_path / "run", chat=make_chat(max_position_embeddings=2048))
@@ -116,7 +110,7 @@ def test_a_missing_key_is_found_before_any_work(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     seen = Stages()
-    settings = RunSettings.model_validate({**SETTINGS, "evaluate": {**SIZES, "capability": [], **options}})
+    settings = RunSettings.model_validate({**SMALL, "evaluate": {**SIZES, "capability": [], **options}})
     with pytest.raises(RemoteModelError, match="OPENAI_API_KEY"):
         run(settings, tmp_path / "run", observer=seen, chat=make_chat(max_position_embeddings=2048))
     assert seen.begun == []
@@ -155,7 +149,7 @@ def test_a_damaged_measurement_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_a_finished_run_does_nothing_when_it_is_called_again_even_without_the_vanilla_arm(tmp_path: Path) -> None:
     sizes = {**SIZES, "capability": [], "judges": ["rules"]}
-    settings = RunSettings.model_validate({**SETTINGS, "arms": ["suffix"], "evaluate": sizes})
+    settings = RunSettings.model_validate({**SMALL, "arms": ["suffix"], "evaluate": sizes})
     first = run(settings, tmp_path / "run", chat=make_chat(max_position_embeddings=2048))
     assert set(first.metrics) == {"vanilla", "suffix"}
     written = (tmp_path / "run" / "responses.jsonl").stat().st_mtime_ns

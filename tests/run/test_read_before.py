@@ -11,16 +11,13 @@ from pkedit.models.read_prompts import ReadPrompts
 from pkedit.run import pipeline
 from pkedit.run.pipeline import run
 from pkedit.settings import RunSettings
+from small_settings import SMALL
 from tiny import make_chat
 
 SETTINGS: dict[str, Any] = {
-    "pairs": 6,
+    **SMALL,
     "demonstrations": 8,
-    "sampled_tokens": 4,
-    "locate": {"pairs": 2, "demonstrations": 4, "neurons": 5, "tokens": 4, "random_regions": 2, "causal_pairs": 2}
-    | {"first_layer": 0.0, "last_layer": 1.0},
-    "edit": {"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "safe_tokens": 4, "harmless_tokens": 4}
-    | {"strength_tokens": 2},
+    "locate": {**SMALL["locate"], "pairs": 2, "neurons": 5, "first_layer": 0.0, "last_layer": 1.0},
 }
 DELTA = "delta.safetensors"
 

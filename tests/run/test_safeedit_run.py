@@ -56,7 +56,7 @@ class Reads:
 def settings_for(method: str = "pke", **given: Any) -> SafeEditSettings:
     small = {
         "locate": {"pairs": 2, "neurons": 3, "tokens": 4, "first_layer": 0.0, "last_layer": 1.0},
-        "edit": {"steps": 2, "safe_tokens": 4, "harmless_tokens": 4},
+        "edit": {"steps": 2, "safe_tokens": 4, "harmless_tokens": 4, "strength_tokens": 1},
     }
     content = {"file": str(SAMPLE), "method": method, "cases": 3, "kept": 3, "max_new_tokens": 4, "answer_tokens": 8}
     return SafeEditSettings.model_validate({**content, **small, **given})

@@ -7,17 +7,13 @@ import pytest
 
 from pkedit.models.chat import ChatModel
 from pkedit.settings import RunSettings
+from small_settings import SMALL
 from tiny import MARKER, make_chat
 
 SIZES = {
-    "pairs": 6,
-    "demonstrations": 6,
-    "sampled_tokens": 4,
-    "locate": {"pairs": 4, "demonstrations": 4, "neurons": 6, "tokens": 4, "random_regions": 2, "causal_pairs": 2},
-    "edit": {
-        **{"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "safe_tokens": 4, "harmless_tokens": 4},
-        **{"strength_tokens": 2, "precision": "full"},
-    },
+    **SMALL,
+    "locate": {**SMALL["locate"], "neurons": 6},
+    "edit": {**SMALL["edit"], "precision": "full"},
     "evaluate": {
         **{"seen": 1, "cross": 1, "unseen": 4, "harmless": 4, "borderline": 4, "max_new_tokens": 4},
         **{"judges": ["rules"], "capability": []},

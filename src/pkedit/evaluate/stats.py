@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
+# Values that the bootstrap holds at once.
+DRAWN_TOGETHER = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,15 @@ def paired_difference(before: Sequence[float], after: Sequence[float], *, seed: 
         raise ValueError(f"resamples must be at least 1, not {resamples}")
     differences = _finite(after, "after") - _finite(before, "before")
     generator = np.random.default_rng(seed)
-    # One draw at a time: a (resamples, n) table of indices would not fit for long prompt lists.
-    means = [
-        float(differences[generator.integers(differences.size, size=differences.size)].mean()) for _ in range(resamples)
-    ]
+    size = differences.size
+    # Some draws at a time: a (resamples, n) table of indices would not fit for long prompt lists.
+    together = max(1, DRAWN_TOGETHER // size)
+    means = np.concatenate(
+        [
+            differences[generator.integers(size, size=(min(together, resamples - done), size))].mean(axis=1)
+            for done in range(0, resamples, together)
+        ]
+    )
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Metric(float(differences.mean()), differences.size, float(low), float(high))
 

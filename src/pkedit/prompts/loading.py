@@ -1,6 +1,7 @@
 """Prompts and attack templates: the built-in sets, and those of files in any format that `tables` reads."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -46,12 +47,12 @@ def load_attacks(
 
 def builtin_prompts(kind: Kind) -> list[Prompt]:
     """The set of this kind that was written for pkedit."""
-    return _prompts(_data(f"{kind.value}.jsonl"), kind, Columns(), {})
+    return list(_builtin_prompts(kind))
 
 
 def builtin_attacks() -> list[Attack]:
     """The attack templates that were written for pkedit."""
-    return _attacks(_data("attacks.jsonl"), Columns(), {})
+    return list(_builtin_attacks())
 
 
 def builtin_refusals() -> list[str]:
@@ -67,6 +68,17 @@ def builtin_turns() -> list[Turn]:
 def builtin_preambles() -> list[str]:
     """What people tell before they come to their request, in their own words."""
     return [text for _, _, text in _rows(_data("preambles.jsonl"), Columns(), {})]
+
+
+@cache
+def _builtin_prompts(kind: Kind) -> tuple[Prompt, ...]:
+    """The package's own files do not change: they are read once in a process."""
+    return tuple(_prompts(_data(f"{kind.value}.jsonl"), kind, Columns(), {}))
+
+
+@cache
+def _builtin_attacks() -> tuple[Attack, ...]:
+    return tuple(_attacks(_data("attacks.jsonl"), Columns(), {}))
 
 
 def _data(name: str) -> Traversable:
