@@ -7,14 +7,16 @@ run: .venv
 compare: .venv
 	.venv/bin/pkedit run --arms vanilla,suffix,dinm,ft,random,pke --out runs/compare
 
-test: lint faults
-	# Each on one thread: the tiny models of these tests gain nothing from more.
-	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" -n auto --dist worksteal
-	.venv/bin/pytest -m slow --ignore=tests/faults
+# Tests run on one thread each: tiny models gain nothing from more, and two real ones keep two cores busy. Those of
+# tests/faults fork, too, and a forked process has none of its parent's threads.
+test faults coverage: export OMP_NUM_THREADS = 1
+
+test: lint
+	.venv/bin/pytest -m "not slow" -n auto --dist worksteal
+	.venv/bin/pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: .venv
-	# On one thread: these tests fork, and a forked process has none of its parent's threads.
-	OMP_NUM_THREADS=1 .venv/bin/pytest -m slow tests/faults
+	.venv/bin/pytest -m slow -n 2 tests/faults
 
 lint: .venv
 	.venv/bin/ruff check .
@@ -23,7 +25,7 @@ lint: .venv
 
 coverage: .venv
 	mkdir -p build/coverage
-	OMP_NUM_THREADS=1 .venv/bin/pytest -m "not slow" --ignore=tests/faults -n auto --dist worksteal \
+	.venv/bin/pytest -m "not slow" --ignore=tests/faults -n auto --dist worksteal \
 		--cov --cov-report=term --cov-report=json:build/coverage/report.json
 	.venv/bin/python tests/branches.py build/coverage/report.json
 

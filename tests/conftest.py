@@ -23,8 +23,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What is imported stays: until it all is, looking for garbage in it finds nothing.
 gc.disable()
 
+# Files that take a minute or more.
+LONGEST = ("test_embedded.py", "test_notebooks.py", "test_embedded_stream.py", "test_survived.py")
 # Grouped-query attention; attention biases; Conv1D, whose weights are stored the other way round.
 TINY_FAMILIES = ("llama", "qwen2", "gpt2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_collection_finish() -> None:

@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
         "cross": 2,
         "unseen": 3,
         "harmless": 3,
+        "long": 2,
         "borderline": 3,
         "max_new_tokens": 4,
         "capability_limit": 4,

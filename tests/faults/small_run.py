@@ -34,7 +34,7 @@ SETTINGS = RunSettings.model_validate(
             **{"safe_tokens": 4, "harmless_tokens": 2},
         },
         "evaluate": {
-            **{"seen": 1, "cross": 1, "unseen": 2, "harmless": 3, "borderline": 2, "max_new_tokens": 4},
+            **{"seen": 1, "cross": 1, "unseen": 2, "harmless": 3, "long": 1, "borderline": 2, "max_new_tokens": 4},
             **{"judges": ["rules"], "capability": []},
         },
     }

@@ -18,7 +18,7 @@ from tiny import changed_weights, leftovers, make_chat, snapshot
 SETTINGS: dict[str, Any] = {
     **SMALL,
     "locate": {**SMALL["locate"], "neurons": 5, "first_layer": 0.0, "last_layer": 1.0},
-    "evaluate": {"seen": 1, "cross": 1, "unseen": 2, "harmless": 4, "borderline": 2, "max_new_tokens": 4}
+    "evaluate": {"seen": 1, "cross": 1, "unseen": 2, "harmless": 4, "long": 1, "borderline": 2, "max_new_tokens": 4}
     | {"judges": ["rules"], "capability": []},
 }
 FILES = ("pathway.json", "words.json")

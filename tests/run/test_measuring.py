@@ -17,7 +17,7 @@ from pkedit.settings import RunSettings
 from small_settings import SMALL
 from tiny import make_chat
 
-SIZES = {"seen": 1, "cross": 1, "unseen": 2, "harmless": 4, "borderline": 2, "max_new_tokens": 4}
+SIZES = {"seen": 1, "cross": 1, "unseen": 2, "harmless": 4, "long": 1, "borderline": 2, "max_new_tokens": 4}
 
 
 class Stages:

@@ -21,7 +21,9 @@ from pkedit.run.wording import judge_sentences
 from pkedit.settings import EvaluateSettings, RunSettings
 
 KEY = "sk-planted-0123456789abcdef"
-SIZES = EvaluateSettings(seen=1, cross=1, unseen=3, harmless=2, borderline=2, max_new_tokens=8, judges=("rules",))
+SIZES = EvaluateSettings(
+    seen=1, cross=1, unseen=3, harmless=2, long=1, borderline=2, max_new_tokens=8, judges=("rules",)
+)
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from pkedit.settings import EvaluateSettings, RunSettings
 from tiny import TEMPLATE, save_chat
 
 SIZES = EvaluateSettings(
-    seen=1, cross=1, unseen=3, harmless=2, borderline=2, max_new_tokens=8, judges=("rules",), capability=()
+    seen=1, cross=1, unseen=3, harmless=2, long=1, borderline=2, max_new_tokens=8, judges=("rules",), capability=()
 )
 TEXTS = ["w1 w2 w3", "w5", "w7 w8 w9"]
 

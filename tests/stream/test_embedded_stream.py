@@ -13,7 +13,7 @@ from pkedit.stream.settings import StreamSettings
 @pytest.mark.slow
 def test_two_fixes_hold_and_harmless_answers_stay_near_what_they_were(tmp_path: Path) -> None:
     chat = pkedit.load_model("smollm2")
-    settings = StreamSettings(edits=2, every=2, kept=24, prompts=4, drift=4)
+    settings = StreamSettings(edits=2, every=2, kept=12, prompts=4, drift=4, max_new_tokens=16)
     record = run_stream(settings, tmp_path, chat=chat)
     before, after = record.measured
     assert before.metrics["asr_bare"].value >= 0.5

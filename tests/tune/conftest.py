@@ -15,7 +15,7 @@ SIZES = {
     "locate": {**SMALL["locate"], "neurons": 6},
     "edit": {**SMALL["edit"], "precision": "full"},
     "evaluate": {
-        **{"seen": 1, "cross": 1, "unseen": 4, "harmless": 4, "borderline": 4, "max_new_tokens": 4},
+        **{"seen": 1, "cross": 1, "unseen": 4, "harmless": 4, "long": 0, "borderline": 4, "max_new_tokens": 4},
         **{"judges": ["rules"], "capability": []},
     },
 }

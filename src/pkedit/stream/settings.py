@@ -74,6 +74,7 @@ class StreamSettings(BaseModel):
             cross=0,
             unseen=self.prompts,
             harmless=self.prompts,
+            long=self.prompts,
             borderline=self.prompts,
             judges=self.judges,
             max_new_tokens=self.max_new_tokens,
