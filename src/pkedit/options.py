@@ -142,6 +142,15 @@ def run_settings(
             rich_help_panel=EDIT,
         ),
     ] = False,
+    equal_success: Annotated[
+        bool,
+        typer.Option(
+            "--equal-success",
+            metavar="",
+            help="Scale the edits of DINM and FT until few held-out prompts get a harmful answer, as PKE's are.",
+            rich_help_panel=EDIT,
+        ),
+    ] = False,
     harmful: Annotated[
         str | None, _source("harmful", "Harmful questions instead of ours: JSONL, CSV, Parquet or preset.")
     ] = None,
@@ -209,6 +218,7 @@ def run_settings(
         ("edit", "seed"): seed,
         ("evaluate", "max_new_tokens"): max_new_tokens,
         ("dinm_as_released",): dinm_as_released or None,
+        ("equal_success",): equal_success or None,
         ("harmful",): harmful,
         ("harmless",): harmless,
         ("borderline",): borderline,

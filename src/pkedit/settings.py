@@ -155,6 +155,9 @@ class RunSettings(_Settings):
     )
     arms: tuple[Literal["vanilla", "suffix", "dinm", "ft", "random", "pke"], ...] = ("vanilla", "pke")
     dinm_as_released: bool = Field(False, description="reproduce EasyEdit's DINM code, its mistakes included")
+    equal_success: bool = Field(
+        False, description="scale the edits of dinm and ft to few harmful answers, too, as pke's and random's always are"
+    )
     api_base: str | None = Field(
         None, description="an OpenAI-compatible endpoint: the model of this name there is measured, and nothing loaded"
     )
@@ -184,3 +187,7 @@ class RunSettings(_Settings):
     edit: EditSettings = EditSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     seed: int = 0
+
+    def chooses_strength(self, arm: str) -> bool:
+        """Whether the arm's edit is scaled on held-out prompts."""
+        return arm in ("pke", "random") or (self.equal_success and arm in ("dinm", "ft"))

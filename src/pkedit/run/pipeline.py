@@ -162,7 +162,7 @@ class _Pipeline(Measuring):
             pairs = self._pairs
             if arm == "dinm" and self._settings.dinm_as_released:
                 pairs = [_with_suffix(pair) for pair in pairs]
-            held_out = held_out_prompts(self._splits) if arm in LOCATED else ()
+            held_out = held_out_prompts(self._splits) if self._settings.chooses_strength(arm) else ()
             result = edit(
                 chat,
                 region,

@@ -206,13 +206,13 @@ class _Counter:
             ) + read * shape.hidden * 4
         else:
             memory += read * shape.hidden * 4
-        if arm in ("pke", "random"):
+        if self._settings.chooses_strength(arm):
             for prompts in (asked.held_out_bare, asked.held_out_attacked):
                 # What lies below the edit reads each prompt only for the first strength.
                 upper = (shape.layers + (STRENGTHS_TRIED - 1) * layers) / STRENGTHS_TRIED
                 tried = self._answers(prompts, settings.strength_tokens, self._casting, together=True, reading=upper)
                 work += tried * STRENGTHS_TRIED
-        elif arm == "dinm":
+        if arm == "dinm":
             located = 2 * self._settings.locate.pairs
             length = SHARED_TOKENS + own[0] + answers[0]
             work += passing(shape, self._plain, tokens=located * length, context=length / 2, passes=located)
