@@ -108,6 +108,8 @@ class EditSettings(_Settings):
 
 
 ARMS = ("vanilla", "suffix", "dinm", "ft", "random", "pke")
+# Those that edit the located region, or random ones of its shape; and those that train a whole matrix.
+LOCATED, WHOLE = ("pke", "random"), ("dinm", "ft")
 
 
 class EvaluateSettings(_Settings):
@@ -156,7 +158,8 @@ class RunSettings(_Settings):
     arms: tuple[Literal["vanilla", "suffix", "dinm", "ft", "random", "pke"], ...] = ("vanilla", "pke")
     dinm_as_released: bool = Field(False, description="reproduce EasyEdit's DINM code, its mistakes included")
     equal_success: bool = Field(
-        False, description="scale the edits of dinm and ft to few harmful answers, too, as pke's and random's always are"
+        False,
+        description="scale the edits of dinm and ft, too, until few harmful answers are left",
     )
     api_base: str | None = Field(
         None, description="an OpenAI-compatible endpoint: the model of this name there is measured, and nothing loaded"
@@ -190,4 +193,4 @@ class RunSettings(_Settings):
 
     def chooses_strength(self, arm: str) -> bool:
         """Whether the arm's edit is scaled on held-out prompts."""
-        return arm in ("pke", "random") or (self.equal_success and arm in ("dinm", "ft"))
+        return arm in LOCATED or (self.equal_success and arm in WHOLE)

@@ -226,3 +226,11 @@ def test_a_figure_says_both_numbers_of_prompts_where_they_differ(tmp_path: Path)
     metrics["pke"]["asr"] = metric(0.1, 60)
     page = build_report(make_run(tmp_path, metrics=metrics)).read_text(encoding="utf-8")
     assert f"n {metrics['vanilla']['asr'].n} → 60" in page
+
+
+def test_the_strength_of_each_edit_is_told_and_one_that_was_not_chosen_is_not(tmp_path: Path) -> None:
+    plain = record().edits["pke"]
+    assert "Strength, the multiple" not in page_of(make_run(tmp_path))
+    chosen = plain.model_copy(update={"strength": 1.1, "held_out_asr": 0.034})
+    page = page_of(make_run(tmp_path, edits={"ft": plain, "pke": chosen}))
+    assert "held out from training: pke 1.10, which leaves 3.4 %." in page

@@ -112,6 +112,7 @@ def _measured(record: RunRecord, folder: Path) -> dict[str, Any]:
         "tune": tune,
         "front": front_charts(tune.trials) if tune else [],
         "comparisons": _comparisons(record),
+        "strength": wording.strength_sentence(record),
         "curves": curve_charts({arm: edit.history for arm, edit in record.edits.items()}),
         "answers": groups,
         "choices": {

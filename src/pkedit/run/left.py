@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from pkedit.settings import LOCATED
+
 # Of all arms together, made anew whenever one is added. No stage is charged for it.
 ANSWERS = "responses.jsonl"
 MEANS = "means.safetensors"
@@ -17,8 +19,6 @@ ARM_FILES = {
     "win rate": ("win_rate.json",),
 }
 MEASURING = ("measure", "capability", "win rate")
-# The arms that edit the located region, or random ones of its shape.
-LOCATED = ("pke", "random")
 
 
 def files_of(stage: str) -> tuple[str, ...]:

@@ -23,11 +23,11 @@ from pkedit.prompts import ContrastPair, Demonstration
 from pkedit.run.data import edit_prompts, held_out_prompts, read_targets, sample_targets, target_rows
 from pkedit.run.explaining import explain
 from pkedit.run.folder import RunFolder
-from pkedit.run.left import LOCATED, MEANS
+from pkedit.run.left import MEANS
 from pkedit.run.measuring import Measuring
 from pkedit.run.record import EditRecord, RunRecord
 from pkedit.run.stored import read_means, write_means
-from pkedit.settings import ARMS, RunSettings
+from pkedit.settings import ARMS, LOCATED, WHOLE, RunSettings
 
 Until = Literal["locate", "edit", "measure"]
 
@@ -156,7 +156,7 @@ class _Pipeline(Measuring):
         chat = self.chat
         with self.stage(stage):
             region, settings = self._region(arm), self._settings.edit
-            if arm in ("dinm", "ft"):
+            if arm in WHOLE:
                 released = self._settings.dinm_as_released and arm == "dinm"
                 settings = dinm_settings(settings, as_released=released)
             pairs = self._pairs

@@ -15,7 +15,7 @@ from pkedit.models.costs import Formats, Work, generating, key_bytes, passing
 from pkedit.models.generation import READ_TOKENS
 from pkedit.models.shape import ModelShape
 from pkedit.run.asked import CHARACTERS_PER_TOKEN, SHARED_TOKENS, AskedPrompts, mean
-from pkedit.settings import EditSettings, RunSettings
+from pkedit.settings import WHOLE, EditSettings, RunSettings
 
 # Which share of the measured rates each kind of stage reached on two cores with the embedded model. Longer rows of
 # larger models reach more.
@@ -176,7 +176,7 @@ class _Counter:
         """All prompts read, then steps through the upper layers there and back, then the choice of a strength."""
         settings, asked, shape = self._settings.edit, self._asked, self._shape
         share = self._settings.locate.first_layer
-        if arm in ("dinm", "ft"):
+        if arm in WHOLE:
             settings = dinm_settings(settings, as_released=arm == "dinm" and self._settings.dinm_as_released)
             share = DINM_LAYER_SHARE if arm == "dinm" else FIXED_LAYER_SHARE
         if not settings.reuse_prefix:

@@ -237,6 +237,21 @@ def usage_sentences(record: RunRecord) -> list[str]:
     return sentences
 
 
+def strength_sentence(record: RunRecord) -> str | None:
+    """What each edit was multiplied by, and what that leaves on the prompts on which it was chosen."""
+    scaled = [
+        f"{arm} {edit.strength:.2f}, which leaves {100 * edit.held_out_asr:.1f} %"
+        for arm, edit in record.edits.items()
+        if edit.strength is not None and edit.held_out_asr is not None
+    ]
+    if not scaled:
+        return None
+    return (
+        "Strength, the multiple of the edit that is used, and what it leaves of harmful answers to prompts held out from "
+        f"training: {'; '.join(scaled)}."
+    )
+
+
 def causal_sentence(record: RunRecord) -> str | None:
     """What the causal check found; a region no better than random ones is said to be so."""
     check = record.causal
