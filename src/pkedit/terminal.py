@@ -73,8 +73,8 @@ def prepare(verbose: bool) -> None:
 
         warnings.simplefilter("ignore")
         disable_progress_bars()
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
     from pkedit.models.memory import keep_few_kernels, keep_freed_memory
 
     keep_freed_memory()

@@ -57,7 +57,7 @@ def build_shape(
     devices = [torch.device(place)] if place.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices), torch.device(place):
         torch.manual_seed(0)
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=chosen)  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=chosen)
     return assemble(name, model.eval(), stand_in_tokenizer(), reason=f"{reason}, random weights")
 
 
@@ -66,7 +66,7 @@ def stand_in_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         bos_token="<s>",
         eos_token="</s>",

@@ -55,9 +55,7 @@ def meta_model(config: Any, *, trust_remote_code: bool = False) -> Any:
     """
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                config, trust_remote_code=trust_remote_code
-            )
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
             return model.eval()
     except DAMAGED as error:
         kind = getattr(config, "model_type", "unknown")

@@ -52,7 +52,7 @@ def loading_options(place: str, dtype: torch.dtype, quantisation: str | None, co
     if method in DEQUANTISED:
         options["quantization_config"] = DEQUANTISED[method](dequantize=True)
     if quantisation is not None:
-        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=quantisation == "4bit",
             load_in_8bit=quantisation == "8bit",
             # Of the published formats the one for weights that are normally distributed (Dettmers et al. 2023).

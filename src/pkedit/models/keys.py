@@ -115,12 +115,12 @@ def roomy(layers: Keys, filled: int) -> DynamicCache:
     return cache
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A cache layer with room for the tokens to come. Growing by concatenation would copy everything at each step."""
 
     def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
         """`keys` and `values`, [rows, heads, tokens, width], of which `filled` tokens count."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.lazy_initialization(keys, values)
         self._room = (keys, values)
         self._filled = filled

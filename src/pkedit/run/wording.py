@@ -247,8 +247,8 @@ def strength_sentence(record: RunRecord) -> str | None:
     if not scaled:
         return None
     return (
-        "Strength, the multiple of the edit that is used, and what it leaves of harmful answers to prompts held out from "
-        f"training: {'; '.join(scaled)}."
+        "Strength, the multiple of the edit that is used, and what it leaves of harmful answers to prompts held out "
+        f"from training: {'; '.join(scaled)}."
     )
 
 
