@@ -103,6 +103,14 @@ def test_paired_difference_repeats_with_its_seed_and_varies_with_another() -> No
     assert first != paired_difference(SLEEP_BEFORE, SLEEP_AFTER, seed=2, resamples=200)
 
 
+def test_paired_bootstrap_draws_the_same_however_many_it_draws_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = np.random.default_rng(0).normal(size=(2, 50)).tolist()
+    together = paired_difference(before, after, seed=3)
+    for values in (1, 60, 7 * 50):
+        monkeypatch.setattr("pkedit.evaluate.stats.DRAWN_TOGETHER", values)
+        assert paired_difference(before, after, seed=3) == together
+
+
 def test_paired_bootstrap_covers_the_truth_in_about_95_of_100_samples() -> None:
     generator = np.random.default_rng(7)
     covered = 0

@@ -29,6 +29,13 @@ def test_there_are_enough_harmless_and_borderline_prompts() -> None:
     assert len(builtin_prompts(Kind.BORDERLINE)) >= 100
 
 
+def test_a_list_of_them_can_be_changed_without_changing_the_next() -> None:
+    for listed in (lambda: builtin_prompts(Kind.HARMFUL), builtin_attacks):
+        first = listed()
+        first.clear()
+        assert listed()
+
+
 def test_there_are_enough_attacks_of_several_families_with_different_texts() -> None:
     attacks = builtin_attacks()
     assert len(attacks) >= 16

@@ -110,6 +110,14 @@ def test_every_arm_is_estimated(arm: str, embedded: ModelShape, asked: AskedProm
     assert all(one.work.flops + one.plain.flops > 0 and one.memory > 0 for one in found.values())
 
 
+def test_scaling_a_baseline_s_edit_costs_its_answers(embedded: ModelShape, asked: AskedPrompts) -> None:
+    usual, equal = (
+        costs(embedded, RunSettings(arms=("vanilla", "dinm"), equal_success=equal), asked)["edit dinm"].work.flops
+        for equal in (False, True)
+    )
+    assert equal > 1.1 * usual
+
+
 def test_estimates_follow_the_settings(embedded: ModelShape) -> None:
     small = RunSettings(pairs=50, demonstrations=60, locate=LocateSettings(tokens_per_batch=256))
     usual, less = (costs(embedded, each, asked_prompts(each)) for each in (RunSettings(), small))

@@ -80,3 +80,8 @@ def test_help_answers_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--without" in done.stdout
+
+
+def test_no_group_has_more_prompts_than_asked_for() -> None:
+    measured = StreamSettings(prompts=5).as_run().evaluate
+    assert {measured.unseen, measured.harmless, measured.long, measured.borderline} == {5}
