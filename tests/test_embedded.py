@@ -22,9 +22,9 @@ SETTINGS = RunSettings(
     demonstrations=64,
     locate=LocateSettings(pairs=12, demonstrations=12, random_regions=2, causal_pairs=4),
     # What is learnt under noise takes more steps than these.
-    edit=EditSettings(steps=24, pairs_per_step=24, demonstrations_per_step=32, activation_noise=0.0),
+    edit=EditSettings(steps=24, pairs_per_step=24, demonstrations_per_step=32, activation_noise=0.0, strength_tokens=6),
     evaluate=EvaluateSettings(
-        seen=1, cross=1, unseen=18, harmless=18, long=4, borderline=4, max_new_tokens=12, capability_limit=12
+        seen=1, cross=1, unseen=14, harmless=24, long=4, borderline=4, max_new_tokens=12, capability_limit=12
     ),
 )
 
