@@ -72,6 +72,14 @@ def planted() -> "Planted":
 
 
 @pytest.fixture
+def _machines_are_measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a machine can do is measured on small blocks, once."""
+    monkeypatch.setattr("pkedit.models.machine.SECONDS", 0.0)
+    monkeypatch.setattr("pkedit.models.machine.COPIED_BYTES", 1 << 20)
+    monkeypatch.setattr("pkedit.models.machine.MATRIX_SIZE", {"cpu": 64})
+
+
+@pytest.fixture
 def invoke(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Calls the command line; gives the exit code, standard output and standard error."""
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 SMALL: dict[str, Any] = {
     "pairs": 6,
     "demonstrations": 6,
@@ -15,10 +13,3 @@ SMALL: dict[str, Any] = {
         **{"strength_tokens": 1, "strength_target": 1.0},
     },
 }
-
-
-def measure_machines_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a machine can do is measured on small blocks, once."""
-    monkeypatch.setattr("pkedit.models.machine.SECONDS", 0.0)
-    monkeypatch.setattr("pkedit.models.machine.COPIED_BYTES", 1 << 20)
-    monkeypatch.setattr("pkedit.models.machine.MATRIX_SIZE", {"cpu": 64})

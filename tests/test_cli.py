@@ -20,7 +20,7 @@ import pytest
 from pkedit.cli import main
 from pkedit.errors import PkeditError
 from pkedit.run.record import RunRecord
-from small_settings import SMALL, measure_machines_briefly
+from small_settings import SMALL
 from tiny import save_chat
 
 SETTINGS: dict[str, Any] = {
@@ -406,8 +406,8 @@ def test_json_is_one_document_and_nothing_else(
     assert table["metrics"] == json.loads((finished / "run.json").read_text())["metrics"]
 
 
-def test_json_of_what_is_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, invoke: Invoke, model: Path) -> None:
-    measure_machines_briefly(monkeypatch)
+@pytest.mark.usefixtures("_machines_are_measured_briefly")
+def test_json_of_what_is_no_run(tmp_path: Path, invoke: Invoke, model: Path) -> None:
     labels = tmp_path / "labels.jsonl"
     labels.write_text('{"question": "how", "answer": "Sure, use it", "harmful": 1}\n')
     agreement = document(invoke("judge-agreement", labels, "--judge", "rules", "--json"))

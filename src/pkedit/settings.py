@@ -157,10 +157,7 @@ class RunSettings(_Settings):
     )
     arms: tuple[Literal["vanilla", "suffix", "dinm", "ft", "random", "pke"], ...] = ("vanilla", "pke")
     dinm_as_released: bool = Field(False, description="reproduce EasyEdit's DINM code, its mistakes included")
-    equal_success: bool = Field(
-        False,
-        description="scale the edits of dinm and ft, too, until few harmful answers are left",
-    )
+    equal_success: bool = Field(False, description="scale dinm and ft, too, until few harmful answers are left")
     api_base: str | None = Field(
         None, description="an OpenAI-compatible endpoint: the model of this name there is measured, and nothing loaded"
     )

@@ -2,9 +2,7 @@
 
 import pytest
 
-from small_settings import measure_machines_briefly
-
 
 @pytest.fixture(autouse=True)
-def _machines_are_measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure_machines_briefly(monkeypatch)
+def _in_a_moment(_machines_are_measured_briefly: None) -> None:
+    """For every test here."""

@@ -17,22 +17,17 @@ from pkedit.models.chat import ChatModel
 from pkedit.run.pipeline import Until, run
 from pkedit.run.record import RunRecord
 from pkedit.settings import RunSettings
+from small_settings import SMALL
 from tiny import make_chat
 
 SETTINGS = RunSettings.model_validate(
     {
+        **SMALL,
         "arms": ["vanilla", "dinm", "pke"],
         "pairs": 4,
         "demonstrations": 4,
-        "sampled_tokens": 4,
-        "locate": {
-            **{"pairs": 2, "demonstrations": 4, "neurons": 3, "tokens": 4},
-            **{"random_regions": 2, "causal_pairs": 2},
-        },
-        "edit": {
-            **{"steps": 2, "pairs_per_step": 2, "demonstrations_per_step": 2, "strength_tokens": 1},
-            **{"safe_tokens": 4, "harmless_tokens": 2},
-        },
+        "locate": {**SMALL["locate"], "pairs": 2},
+        "edit": {**SMALL["edit"], "harmless_tokens": 2},
         "evaluate": {
             **{"seen": 1, "cross": 1, "unseen": 2, "harmless": 3, "long": 1, "borderline": 2, "max_new_tokens": 4},
             **{"judges": ["rules"], "capability": []},
