@@ -64,7 +64,7 @@ def answer(pane: str) -> str:
 def test_both_panes_grow_and_end_with_plain_generation(server: web.Server) -> None:
     conversation = server.conversation()
     before = snapshot(server.subject.chat.model)
-    shown = list(server.ask(conversation, QUESTION, 1.0))
+    shown = list(server.ask(conversation, QUESTION, 1.0, 0))
     lengths = [len(answer(base)) for base, _, _ in shown]
     assert lengths == sorted(lengths)
     assert lengths[0] == 0
@@ -79,7 +79,7 @@ def test_both_panes_grow_and_end_with_plain_generation(server: web.Server) -> No
 def test_the_bar_list_names_the_neurons_farthest_from_harmless(server: web.Server) -> None:
     conversation = server.conversation()
     assert "<li" not in server.show(conversation)[2]
-    bars = last(server.ask(conversation, QUESTION, 1.0))[2]
+    bars = last(server.ask(conversation, QUESTION, 1.0, 0))[2]
     labels = re.findall(r'aria-label="layer (\d) · (\d+): ([+−][\d.]+) edited, ([+−][\d.]+) base"', bars)
     assert {(int(layer), int(index)) for layer, index, _, _ in labels} == {(0, 2), (0, 5), (1, 0), (1, 7), (1, 23)}
     sizes = [float(edited.replace("−", "-")) for _, _, edited, _ in labels]
@@ -91,8 +91,8 @@ def test_the_bar_list_names_the_neurons_farthest_from_harmless(server: web.Serve
 
 def test_at_strength_0_the_answers_are_equal_and_the_bars_meet_the_rings(server: web.Server) -> None:
     conversation = server.conversation()
-    last(server.ask(conversation, QUESTION, 1.0))
-    base, edited, bars = last(server.rescale(conversation, 0))
+    last(server.ask(conversation, QUESTION, 1.0, 0))
+    base, edited, bars = last(server.rescale(conversation, 0, 0))
     assert answer(base) == answer(edited) == plain(server.subject)
     assert "strength 0<" in edited
     assert all(one == other for one, other in re.findall(r": (\S+) edited, (\S+) base", bars))
@@ -100,18 +100,18 @@ def test_at_strength_0_the_answers_are_equal_and_the_bars_meet_the_rings(server:
 
 def test_moving_the_slider_leaves_a_finished_base_answer_alone(server: web.Server) -> None:
     conversation = server.conversation()
-    base = last(server.ask(conversation, QUESTION, 1.0))[0]
-    for shown in server.rescale(conversation, 0.3):
+    base = last(server.ask(conversation, QUESTION, 1.0, 0))[0]
+    for shown in server.rescale(conversation, 0.3, 0):
         assert shown[0] == base
     assert answer(shown[1]) == plain(server.subject, strength=0.3)
 
 
 def test_moving_the_slider_while_both_write_asks_both_again(server: web.Server) -> None:
     conversation = server.conversation()
-    asking = server.ask(conversation, QUESTION, 1.0)
+    asking = server.ask(conversation, QUESTION, 1.0, 0)
     next(asking)
     next(asking)
-    base, edited, _ = last(server.rescale(conversation, 0.3))
+    base, edited, _ = last(server.rescale(conversation, 0.3, 0))
     assert not list(asking)
     assert answer(base) == plain(server.subject)
     assert answer(edited) == plain(server.subject, strength=0.3)
@@ -121,21 +121,35 @@ def test_of_a_dragged_slider_only_the_last_place_is_answered(
     server: web.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversation = server.conversation()
-    before = last(server.ask(conversation, QUESTION, 1.0))
+    before = last(server.ask(conversation, QUESTION, 1.0, 0))
     monkeypatch.setattr(web.time, "sleep", lambda _: conversation.stop())
-    (shown,) = server.rescale(conversation, 0.2)
+    (shown,) = server.rescale(conversation, 0.2, 0)
     assert answer(shown[1]) == answer(before[1])
 
 
+def test_a_place_of_the_slider_that_arrives_late_does_not_undo_a_later_one(server: web.Server) -> None:
+    conversation = server.conversation()
+    last(server.ask(conversation, QUESTION, 1.0, 0))
+    shown = last(server.rescale(conversation, 0.3, 20))
+    assert list(server.rescale(conversation, 0.95, 10)) == [shown]
+    # What is asked is answered all the same, at the strength that the visitor sees.
+    assert answer(last(server.ask(conversation, "w7", 0.95, 15))[1]) == answer(
+        last(server.rescale(conversation, 0.3, 20))[1]
+    )
+    assert conversation.strength == 0.3
+    last(server.ask(conversation, QUESTION, 0.95, 30))
+    assert conversation.strength == 0.95
+
+
 def test_moving_the_slider_before_a_question_changes_the_heading_only(server: web.Server) -> None:
-    base, edited, _ = last(server.rescale(server.conversation(), 0.5))
+    base, edited, _ = last(server.rescale(server.conversation(), 0.5, 0))
     assert "strength 0.5" in edited
     assert "Ask something" in base
 
 
 def test_stop_keeps_what_there_is_and_reset_forgets_it(server: web.Server) -> None:
     conversation = server.conversation()
-    asking = server.ask(conversation, QUESTION, 1.0)
+    asking = server.ask(conversation, QUESTION, 1.0, 0)
     next(asking)
     next(asking)
     base, _, _ = server.stop(conversation)
@@ -149,7 +163,7 @@ def test_stop_keeps_what_there_is_and_reset_forgets_it(server: web.Server) -> No
 
 def test_visitors_do_not_hear_each_other(server: web.Server) -> None:
     one, other = server.conversation(), server.conversation()
-    first, second = server.ask(one, QUESTION, 1.0), server.ask(other, "w7 w8", 0.3)
+    first, second = server.ask(one, QUESTION, 1.0, 0), server.ask(other, "w7 w8", 0.3, 0)
     for _ in range(3):
         next(first)
         next(second)

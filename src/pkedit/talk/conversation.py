@@ -71,7 +71,24 @@ class Conversation:
         # Reentrant: Ctrl-C calls `stop` in a signal handler, on a thread that may hold it.
         self._lock = threading.RLock()
         self._latest = 0
+        self._strength_set = 0.0
         self.strength = strength
+
+    def set_strength(self, strength: float, moment: float) -> bool:
+        """Sets the strength, unless a later choice is known already: on a network one message may overtake another.
+
+        Args:
+            strength: what the edit is multiplied by from the next answer on.
+            moment: when it was chosen, on any clock that does not run backwards, from 0.
+
+        Returns:
+            Whether it was set.
+        """
+        with self._lock:
+            if moment < self._strength_set:
+                return False
+            self.strength, self._strength_set = strength, moment
+            return True
 
     def exchanges(self, side: Side) -> Sequence[Exchange]:
         """What one side was asked and has answered, the earliest first."""

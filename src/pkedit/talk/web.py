@@ -85,21 +85,29 @@ class Server:
         sides = [page.pane(conversation, side, writing=writing) for side in BOTH]
         return sides[0], sides[1], page.bars(conversation, self._usual)
 
-    def ask(self, conversation: Conversation, question: str, strength: float) -> Iterator[Shown]:
-        """Both answers as they grow.
+    def ask(self, conversation: Conversation, question: str, strength: float, moment: float) -> Iterator[Shown]:
+        """Both answers as they grow; `moment`: when it was asked, on the visitor's clock.
 
         Raises:
             TalkError: nothing was asked, or too much.
         """
-        conversation.strength = float(strength)
+        conversation.set_strength(float(strength), moment)
         yield from self._growing(conversation, conversation.ask(question))
 
-    def rescale(self, conversation: Conversation, strength: float) -> Iterator[Shown]:
-        """The last question once more at another strength, as soon as the slider rests; base need not answer anew."""
-        turn = conversation.stop()
-        conversation.strength = float(strength)
-        time.sleep(SETTLED)
-        if conversation.turn != turn:
+    def rescale(self, conversation: Conversation, strength: float, moment: float) -> Iterator[Shown]:
+        """The last question once more at another strength, as soon as the slider rests; base need not answer anew.
+
+        Args:
+            conversation: the visitor's.
+            strength: where the slider was put.
+            moment: when, on the visitor's clock: a place that arrives behind a later one counts no more.
+        """
+        superseded = not conversation.set_strength(float(strength), moment)
+        if not superseded:
+            turn = conversation.stop()
+            time.sleep(SETTLED)
+            superseded = conversation.turn != turn
+        if superseded:
             # Gradio empties what an event does not fill, so the superseded one shows what there is.
             yield self.show(conversation, writing=True)
             return
@@ -133,18 +141,20 @@ def make_page(server: Server) -> Any:
     """The page as Gradio's `Blocks`, not yet served."""
     gradio = _gradio()
 
-    def asked(conversation: Conversation, question: str, strength: float) -> Iterator[tuple[Any, ...]]:
+    def asked(conversation: Conversation, question: str, strength: float, moment: float) -> Iterator[tuple[Any, ...]]:
         try:
-            for shown in server.ask(conversation, question, strength):
+            for shown in server.ask(conversation, question, strength, moment):
                 yield ("", *shown)
         except TalkError as error:
             gradio.Warning(str(error))
             yield (question, *server.show(conversation))
 
-    def asked_example(question: str, conversation: Conversation, strength: float) -> Iterator[tuple[Any, ...]]:
+    def asked_example(
+        question: str, conversation: Conversation, strength: float, moment: float
+    ) -> Iterator[tuple[Any, ...]]:
         # Afresh: a model that has just refused something is quick to refuse again.
         conversation.reset()
-        yield from asked(conversation, question, strength)
+        yield from asked(conversation, question, strength, moment)
 
     blank = server.conversation()
     with gradio.Blocks(title="pkedit: base and edited", analytics_enabled=False) as blocks:
@@ -180,6 +190,8 @@ def make_page(server: Server) -> Any:
             panes = [gradio.HTML(value, apply_default_css=False) for value in (base, edited)]
         fired = gradio.HTML(bars, apply_default_css=False)
 
+        # Filled in by the visitor's browser: events that follow each other closely may arrive in another order.
+        moment = gradio.Number(0, visible=False)
         outputs = [*panes, fired]
         running: dict[str, Any] = {
             "show_progress": "hidden",
@@ -188,14 +200,22 @@ def make_page(server: Server) -> Any:
             "concurrency_limit": None,
         }
         for event in (question.submit, ask.click):
-            event(asked, [conversation, question, strength], [question, *outputs], **running)
+            event(
+                asked, [conversation, question, strength, moment], [question, *outputs], js=_with_moment(3), **running
+            )
         for text, button in buttons:
-            button.click(partial(asked_example, text), [conversation, strength], [question, *outputs], **running)
-        strength.change(server.rescale, [conversation, strength], outputs, **running)
+            example = partial(asked_example, text)
+            button.click(example, [conversation, strength, moment], [question, *outputs], js=_with_moment(2), **running)
+        strength.change(server.rescale, [conversation, strength, moment], outputs, js=_with_moment(2), **running)
         at_once = {**running, "queue": False}
         stop.click(server.stop, conversation, outputs, **at_once)
         reset.click(server.reset, conversation, outputs, **at_once)
     return blocks
+
+
+def _with_moment(count: int) -> str:
+    """JavaScript that passes on an event's first `count` inputs and, behind them, when it happened."""
+    return f"(...values) => [...values.slice(0, {count}), performance.now()]"
 
 
 def launch(blocks: Any, *, host: str, port: int) -> str:
