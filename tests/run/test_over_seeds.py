@@ -23,7 +23,7 @@ def recorded(folder: Path, seed: int, rates: dict[str, float], **settings: objec
 @pytest.fixture
 def three(tmp_path: Path) -> list[Path]:
     """PKE is below random neurons by the same in each, though the runs themselves lie far apart."""
-    rates = [(0.1, 0.2), (0.3, 0.4), (0.8, 0.9)]
+    rates = [(0.1, 0.2), (0.3, 0.4), (0.4, 0.5)]
     return [recorded(tmp_path / str(n), n, {"random": high, "pke": low}) for n, (low, high) in enumerate(rates)]
 
 
@@ -31,9 +31,23 @@ def test_means_stand_with_the_interval_over_runs(three: list[Path]) -> None:
     found = over_seeds(three)
     mean = found.merged.metrics["pke"]["asr"]
     assert found.seeds == (0, 1, 2)
-    assert (mean.value, mean.n) == (pytest.approx(0.4), 3)
-    # s = 0.3606, t(2) = 4.303
-    assert mean.low == pytest.approx(0.4 - 4.303 * 0.3606 / 3**0.5, abs=1e-3)
+    assert (mean.value, mean.n) == (pytest.approx(4 / 15), 3)
+    # s = 0.1528, t(2) = 4.303
+    assert mean.high == pytest.approx(4 / 15 + 4.303 * 0.1528 / 3**0.5, abs=1e-3)
+
+
+def test_the_interval_of_a_rate_ends_where_rates_end(tmp_path: Path) -> None:
+    rates = [(0.0, 1.0), (0.1, 0.9)]
+    runs = [recorded(tmp_path / str(n), n, {"random": high, "pke": low}) for n, (low, high) in enumerate(rates)]
+    found = over_seeds(runs)
+    low, high = (found.merged.metrics[arm]["asr"] for arm in ("pke", "random"))
+    # The half width of both is 0.64.
+    assert (low.low, high.high) == (0.0, 1.0)
+    assert low.high == pytest.approx(0.05 + 12.71 * 0.05, abs=1e-3)
+    assert high.low == pytest.approx(0.95 - 12.71 * 0.05, abs=1e-3)
+    # A difference may be on either side.
+    (row,) = found.differences
+    assert row.difference.low == pytest.approx(-0.9 - 12.71 * 0.1, abs=1e-3)
 
 
 def test_arms_are_compared_run_by_run(three: list[Path]) -> None:

@@ -33,7 +33,8 @@ class OverSeeds:
 def over_seeds(folders: Sequence[Path]) -> OverSeeds:
     """Means over finished runs with other seeds and otherwise the same settings, with t-intervals over runs.
 
-    Arms and metrics that not every run has are left out.
+    The intervals of means are cut where a metric ends: no rate is below zero or above one. Arms and metrics that not
+    every run has are left out.
 
     Raises:
         RunFolderError: there are fewer than two folders, one holds no measurement, two have the same seed, or they
@@ -63,7 +64,9 @@ def over_seeds(folders: Sequence[Path]) -> OverSeeds:
         for arm in arms
     }
     merged = first.model_copy(deep=True)
-    merged.metrics = {arm: {name: _mean(each) for name, each in own.items()} for arm, own in values.items()}
+    merged.metrics = {
+        arm: {name: _possible(name, _mean(each)) for name, each in own.items()} for arm, own in values.items()
+    }
     differences = tuple(
         RecordedComparison(
             metric=name,
@@ -115,3 +118,11 @@ def _without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
 def _mean(values: Sequence[float]) -> RecordedMetric:
     mean = mean_with_interval(values)
     return RecordedMetric(value=mean.value, n=mean.n, low=mean.low, high=mean.high)
+
+
+def _possible(name: str, mean: RecordedMetric) -> RecordedMetric:
+    """No metric is below zero, and no rate above one."""
+    high = mean.high
+    if high is not None and metric_text(name).percent:
+        high = min(1.0, high)
+    return mean.model_copy(update={"low": None if mean.low is None else max(0.0, mean.low), "high": high})
