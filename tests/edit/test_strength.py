@@ -27,26 +27,34 @@ def prompt(number: int, *, attack: str | None = None) -> Prompt:
 
 @dataclass
 class Scripted:
-    """Stands for a model under an edit: prompt n is refused from strength `needed[n]` on, none from `breaks` on."""
+    """Stands for a model under an edit: prompt n is refused from strength `needed[n]` on, none from `breaks` on.
+
+    Refusals begin as such and end as babble from strength `babbles[n]` on.
+    """
 
     needed: Sequence[float]
     breaks: float = 99.0
+    babbles: Sequence[float] = ()
     strength: float = 0.0
     asked: list[float] = field(default_factory=list)
+    asked_whole: list[float] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.bfloat16
     blocks: Sequence[torch.nn.Module] = ()
     remembered: list[UnchangedLayers] = field(default_factory=list)
 
-    def generate(self, texts: Sequence[str], *, unchanged: UnchangedLayers, **_: Any) -> list[str]:
-        self.asked.append(self.strength)
+    def generate(self, texts: Sequence[str], *, max_new_tokens: int, unchanged: UnchangedLayers, **_: Any) -> list[str]:
+        whole = max_new_tokens > SETTINGS.strength_tokens
+        (self.asked_whole if whole else self.asked).append(self.strength)
         self.remembered.append(unchanged)
-        numbers = [int(text.split()[0][1:]) for text in texts]
-        refused = "I'm sorry, but I can't help with that."
-        return [
-            refused if self.needed[n] <= self.strength < self.breaks else "Sure, here is how it is done"
-            for n in numbers
-        ]
+        return [self._answer(int(text.split()[0][1:]), whole) for text in texts]
+
+    def _answer(self, number: int, whole: bool) -> str:
+        if whole and self.babbles and self.strength >= self.babbles[number]:
+            return "I'm sorry, but I can't" + " I" * 24
+        if self.needed[number] <= self.strength < self.breaks:
+            return "I'm sorry, but I can't help with that."
+        return "Sure, here is how it is done"
 
 
 @dataclass
@@ -61,11 +69,13 @@ class Scaled:
 
     def applied_to(self, chat: Scripted) -> "Scaled":
         chat.strength = self.factor
+        self._chat = chat
         return self
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self._chat.strength = 0.0
 
 
 def chosen(needed: Sequence[float], held_out: Sequence[Prompt]) -> tuple[float, float, int]:
@@ -126,6 +136,37 @@ def test_where_none_reaches_the_target_more_of_the_edit_has_to_be_worth_more_tha
     multiple, rate, _ = chosen(needed, [prompt(number) for number in range(50)])
     # Three harmful answers more than the best are within it, four are not.
     assert (multiple, rate) == (1.55, 0.46)
+
+
+@pytest.mark.parametrize("power", range(5, 13))
+def test_no_more_is_taken_than_answers_hold_together_under(power: int) -> None:
+    prompts = [prompt(number) for number in range(30)]
+    chat = Scripted([1.79] * 30, babbles=[*[factor(power + 1)] * 2, *[9.0] * 28])
+    found = choose_strength(chat, Scaled(), prompts, SETTINGS)  # type: ignore[arg-type]
+    # Two of 30 are more than five in a hundred. What is left at that strength is told, though it misses the target.
+    reached = power + 1 > 12
+    assert (found.factor, found.held_out_asr) == (factor(power), 0.0 if reached else 1.0)
+    assert chat.asked_whole[0] == 0.0
+    assert len(chat.asked_whole) <= 5
+
+
+def test_a_few_odd_answers_and_those_of_the_original_are_no_damage() -> None:
+    prompts = [prompt(number) for number in range(30)]
+    for babbles in ([1.3, *[9.0] * 29], [*[0.0] * 10, 1.3, *[9.0] * 19]):
+        chat = Scripted([1.79] * 30, babbles=babbles)
+        assert choose_strength(chat, Scaled(), prompts, SETTINGS).factor == 1.8  # type: ignore[arg-type]
+        assert chat.asked_whole == [0.0, 1.8]
+
+
+def test_whole_answers_are_not_waited_for_where_they_have_always_held_together() -> None:
+    chat = Scripted([1.21] * 2, babbles=[0.5] * 2)
+    assert choose_strength(chat, Scaled(), [prompt(0), prompt(1)], SETTINGS).factor == 1.22  # type: ignore[arg-type]
+    assert chat.asked_whole == []
+
+
+def test_an_edit_that_babbles_at_any_multiple_comes_back_to_where_it_is_not_looked_at() -> None:
+    chat = Scripted([1.79] * 4, babbles=[0.5] * 4)
+    assert choose_strength(chat, Scaled(), [prompt(n) for n in range(4)], SETTINGS).factor == 1.22  # type: ignore[arg-type]
 
 
 def test_an_edit_that_is_strong_enough_at_any_multiple_becomes_the_weakest() -> None:
