@@ -158,7 +158,7 @@ def test_a_few_odd_answers_and_those_of_the_original_are_no_damage() -> None:
         assert chat.asked_whole == [0.0, 1.8]
 
 
-def test_whole_answers_are_not_waited_for_where_they_have_always_held_together() -> None:
+def test_whole_answers_are_not_waited_for_where_they_have_held_together() -> None:
     chat = Scripted([1.21] * 2, babbles=[0.5] * 2)
     assert choose_strength(chat, Scaled(), [prompt(0), prompt(1)], SETTINGS).factor == 1.22  # type: ignore[arg-type]
     assert chat.asked_whole == []

@@ -24,8 +24,8 @@ RATIO = 1.05
 STRIDE = 4
 # Beyond these, 0.46 and 3.2, another edit is needed rather than more or less of this one.
 LOWEST, HIGHEST = -4 * STRIDE, 6 * STRIDE
-# Up to one stride beyond δ itself, answers have always held together. Farther out they may begin as refusals and end as
-# babble, of which so few tokens as a refusal takes show nothing.
+# Up to one stride beyond δ itself, nearly all answers have held together. Farther out they may begin as refusals and
+# end as babble, of which so few tokens as a refusal takes show nothing.
 HELD_TOGETHER = STRIDE
 WHOLE_TOKENS = 32
 # So many more incoherent answers than the original gives are no price of strength but damage.
