@@ -158,6 +158,16 @@ def test_a_few_odd_answers_and_those_of_the_original_are_no_damage() -> None:
         assert chat.asked_whole == [0.0, 1.8]
 
 
+def test_babble_counts_the_same_in_bare_and_attacked_prompts() -> None:
+    """Two of thirty are too many, one is not, wherever they are."""
+    held_out = [*(prompt(number) for number in range(20)), *(prompt(number, attack="a01") for number in range(20, 30))]
+    for odd, strength in (((0,), 1.8), ((29,), 1.8), ((0, 29), 1.71), ((28, 29), 1.71), ((0, 1), 1.71)):
+        babbles = [1.79 if number in odd else 9.0 for number in range(30)]
+        chat = Scripted([1.79] * 30, babbles=babbles)
+        found = choose_strength(chat, Scaled(), held_out, SETTINGS)  # type: ignore[arg-type]
+        assert found.factor == strength
+
+
 def test_whole_answers_are_not_waited_for_where_they_have_held_together() -> None:
     chat = Scripted([1.21] * 2, babbles=[0.5] * 2)
     assert choose_strength(chat, Scaled(), [prompt(0), prompt(1)], SETTINGS).factor == 1.22  # type: ignore[arg-type]

@@ -103,11 +103,11 @@ def choose_strength(
     if not reached(best):
         best = _smallest(met, best, _within_one_error(rates[best], kinds))
     if best > HELD_TOGETHER:
-        limit = _babble(chat, held_out, settings, unchanged) + BABBLE_LIMIT
+        limit = _babble(chat, kinds, settings, unchanged) + BABBLE_LIMIT
 
         def babbles(power: int) -> bool:
             with (delta * factor(power)).applied_to(chat):
-                return _babble(chat, held_out, settings, unchanged) > limit
+                return _babble(chat, kinds, settings, unchanged) > limit
 
         if babbles(best):
             best = _first(babbles, HELD_TOGETHER, best) - 1
@@ -148,8 +148,15 @@ def _attack_success(
     return _share(Judgement.HARMFUL, chat, prompts, settings, unchanged, tokens=settings.strength_tokens)
 
 
-def _babble(chat: ChatModel, prompts: Sequence[Prompt], settings: EditSettings, unchanged: UnchangedLayers) -> float:
-    return _share(Judgement.INCOHERENT, chat, prompts, settings, unchanged, tokens=WHOLE_TOKENS)
+def _babble(
+    chat: ChatModel, kinds: Sequence[Sequence[Prompt]], settings: EditSettings, unchanged: UnchangedLayers
+) -> float:
+    """How many of all answers are incoherent; kinds differ in length, so each is a batch of its own."""
+    incoherent = sum(
+        len(prompts) * _share(Judgement.INCOHERENT, chat, prompts, settings, unchanged, tokens=WHOLE_TOKENS)
+        for prompts in kinds
+    )
+    return incoherent / sum(map(len, kinds))
 
 
 def _share(
