@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -311,3 +312,18 @@ def test_a_system_message_stays_in_front_of_every_turn() -> None:
     conversation = talk(subject)
     first = last(conversation.ask("w7"))[Side.BASE]
     assert last(conversation.ask("w8"))[Side.BASE] == plain(subject, f"w7 </s><user> {first} </s><user> w8")
+
+
+def test_a_copy_is_a_conversation_without_a_word_with_the_same_model() -> None:
+    """Gradio copies one for a visitor who acts before the page has asked for theirs."""
+    subject = make_subject()
+    conversation = talk(subject, strength=0.3)
+    last(conversation.ask(QUESTION))
+    copy = deepcopy(conversation)
+    assert copy.exchanges(Side.BASE) == ()
+    assert copy.strength == 0.3
+    before = last(conversation.ask(QUESTION))
+    assert last(copy.ask(QUESTION))[Side.BASE] == plain(subject)
+    assert len(conversation.exchanges(Side.BASE)) == 2
+    assert before
+    assert copy._subject is subject

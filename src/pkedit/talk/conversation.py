@@ -74,6 +74,10 @@ class Conversation:
         self._strength_set = 0.0
         self.strength = strength
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Conversation":
+        """One without a word yet, of the same subject: whoever copies a conversation wants no second model."""
+        return Conversation(self._subject, limit=self._limit, strength=self.strength, watched=self._watched)
+
     def set_strength(self, strength: float, moment: float) -> bool:
         """Sets the strength, unless a later choice is known already: on a network one message may overtake another.
 
