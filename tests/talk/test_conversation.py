@@ -315,7 +315,7 @@ def test_a_system_message_stays_in_front_of_every_turn() -> None:
 
 
 def test_a_copy_is_a_conversation_without_a_word_with_the_same_model() -> None:
-    """Gradio copies one for a visitor who acts before the page has asked for theirs."""
+    """Gradio copies one for every visitor."""
     subject = make_subject()
     conversation = talk(subject, strength=0.3)
     last(conversation.ask(QUESTION))

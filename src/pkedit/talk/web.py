@@ -158,8 +158,8 @@ def make_page(server: Server) -> Any:
 
     blank = server.conversation()
     with gradio.Blocks(title="pkedit: base and edited", analytics_enabled=False) as blocks:
-        # Through a plain function: Gradio copies what it is given, and the method's copy would hold a second model.
-        conversation = gradio.State(lambda: server.conversation())
+        # Every visitor gets a copy, without asking for it first: the earliest event already finds one.
+        conversation = gradio.State(blank)
         gradio.HTML(page.head(server.subject.title), elem_classes="pk-head", apply_default_css=False)
         with gradio.Row(equal_height=True, elem_classes="pk-ask"):
             question = gradio.Textbox(
